@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What the commands of the program share: the parsed command line, the table of
+ * commands, and how a command ends.
+ */
+#ifndef CLI_H
+#define CLI_H
+
+#include <stdbool.h>
+
+#include "quotalite.h"
+
+enum cli_exit {
+    CLI_OK = 0,
+    CLI_ERROR = 1,
+    CLI_USAGE = 2,
+    CLI_REFUSED = 75, /* EX_TEMPFAIL of sysexits.h: try again later */
+};
+
+struct cli {
+    const char *store;
+    const char *limit;
+    const char *revoke;
+    bool json;
+    bool help;
+    bool version;
+    int arg_count;
+    char **args;
+    struct ql *ql;
+};
+
+struct cli_command {
+    const char *name;
+    const char *arguments; /* for the usage line */
+    const char *summary;
+    const char *help;
+    int min_args;
+    int max_args;
+    bool takes_limit;
+    bool takes_revoke;
+    enum cli_exit (*run)(struct cli *cli);
+    /* Says why the store could not be opened, where that is the command's
+     * answer; NULL: the common message. */
+    enum cli_exit (*open_failed)(const struct cli *cli, const struct ql_error *error);
+};
+
+extern const struct cli_command cli_usage_command;
+extern const struct cli_command cli_leases_command;
+extern const struct cli_command cli_check_command;
+extern const struct cli_command cli_charge_command;
+extern const struct cli_command cli_verify_command;
+
+#endif

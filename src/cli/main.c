@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The program: parses the command line, opens the store, runs one command.
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <locale.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "output.h"
+
+static const struct cli_command *const commands[] = {
+    &cli_usage_command,  &cli_leases_command, &cli_check_command,
+    &cli_charge_command, &cli_verify_command,
+};
+#define COMMAND_COUNT (sizeof(commands) / sizeof(commands[0]))
+
+static const char common_help[] =
+    "Options of every command:\n"
+    "  -s, --store DIR   the store's directory; default: $QUOTALITE_STORE\n"
+    "  -j, --json        print JSON\n"
+    "  -h, --help        print this and exit\n"
+    "  -V, --version     print the version and exit\n"
+    "\n"
+    "Exit status:\n"
+    "   0  done, or allowed\n"
+    "   1  error; a message on standard error says which\n"
+    "   2  the command line is wrong\n"
+    "  75  refused: a limit is reached\n";
+
+static void print_program_help(void)
+{
+    puts("Usage: quotalite COMMAND [ARGUMENTS] [OPTIONS]\n"
+         "\n"
+         "Looks into a quotalite store and works on it while programs use it.\n"
+         "It never makes a store: the program whose quotas it holds does.\n"
+         "\n"
+         "Commands:");
+    for (size_t i = 0; i < COMMAND_COUNT; i++) {
+        printf("  %-8s  %s\n", commands[i]->name, commands[i]->summary);
+    }
+    printf("\n%s\n", common_help);
+    puts("Data goes to standard output, messages to standard error. In text, characters\n"
+         "that a terminal would act on are shown as \\xHH or \\u{H}, a backslash as two;\n"
+         "--json has the exact names.\n"
+         "\n"
+         "Examples:\n"
+         "  quotalite usage --store /var/lib/app/quota\n"
+         "  export QUOTALITE_STORE=/var/lib/app/quota\n"
+         "  quotalite usage alice --json\n"
+         "  quotalite check alice --limit daily_bytes || echo over budget\n"
+         "  quotalite charge alice bytes 1048576\n"
+         "\n"
+         "'quotalite COMMAND --help' tells more about a command.");
+}
+
+static void print_command_help(const struct cli_command *command)
+{
+    printf("Usage: quotalite %s%s [OPTIONS]\n\n%s\n%s", command->name, command->arguments,
+           command->help, common_help);
+}
+
+/* A wrong command line. what may be NULL. */
+static enum cli_exit wrong(const char *message, const char *what)
+{
+    char *safe = cli_safe(what == NULL ? "" : what);
+    fprintf(stderr, "quotalite: %s%s%s%s; see quotalite --help\n", message, what ? " '" : "", safe,
+            what ? "'" : "");
+    free(safe);
+    return CLI_USAGE;
+}
+
+static enum cli_exit parse_options(int argc, char **argv, struct cli *cli)
+{
+    static const struct option options[] = {
+        {"store", required_argument, NULL, 's'},
+        {"json", no_argument, NULL, 'j'},
+        {"limit", required_argument, NULL, 'l'},
+        {"revoke", required_argument, NULL, 'r'},
+        {"help", no_argument, NULL, 'h'},
+        {"version", no_argument, NULL, 'V'},
+        {NULL, 0, NULL, 0},
+    };
+    int option;
+    opterr = 0; /* getopt would print the argument as it is */
+    while ((option = getopt_long(argc, argv, ":s:jl:r:hV", options, NULL)) != -1) {
+        switch (option) {
+        case 's':
+            cli->store = optarg;
+            break;
+        case 'j':
+            cli->json = true;
+            break;
+        case 'l':
+            cli->limit = optarg;
+            break;
+        case 'r':
+            cli->revoke = optarg;
+            break;
+        case 'h':
+            cli->help = true;
+            break;
+        case 'V':
+            cli->version = true;
+            break;
+        case ':':
+            return wrong("the option needs a value:", argv[optind - 1]);
+        default:
+            return wrong("unknown option", argv[optind - 1]);
+        }
+    }
+    cli->args = argv + optind;
+    cli->arg_count = argc - optind;
+    return CLI_OK;
+}
+
+static const struct cli_command *find_command(const char *name)
+{
+    for (size_t i = 0; i < COMMAND_COUNT; i++) {
+        if (strcmp(commands[i]->name, name) == 0) {
+            return commands[i];
+        }
+    }
+    return NULL;
+}
+
+static enum cli_exit check_arguments(const struct cli_command *command, const struct cli *cli)
+{
+    if (cli->limit != NULL && !command->takes_limit) {
+        return wrong("--limit does not belong to the command", command->name);
+    }
+    if (cli->revoke != NULL && !command->takes_revoke) {
+        return wrong("--revoke does not belong to the command", command->name);
+    }
+    if (cli->arg_count < command->min_args) {
+        return wrong("arguments are missing for the command", command->name);
+    }
+    if (cli->arg_count > command->max_args) {
+        return wrong("one argument too many:", cli->args[command->max_args]);
+    }
+    if (cli->store == NULL || cli->store[0] == '\0') {
+        return wrong("no store: give --store DIR or set QUOTALITE_STORE", NULL);
+    }
+    return CLI_OK;
+}
+
+/* ql_open would make what is missing: a store is there if its lock file is. */
+static enum cli_exit require_store(const struct cli *cli)
+{
+    static const char advice[] = "give the directory that the program opens, and start the "
+                                 "program first if it never ran: it makes the store";
+    struct stat status;
+    char *lock = cli_resize(NULL, strlen(cli->store) + sizeof("/lock"));
+    strcpy(stpcpy(lock, cli->store), "/lock");
+    bool found = stat(lock, &status) == 0;
+    int reason = errno;
+    free(lock);
+    if (found) {
+        return CLI_OK;
+    }
+    if (strcmp(cli->store, "memory:") == 0) {
+        return cli_fail(cli, QL_E_STORE,
+                        "'memory:' is private to the program that opened it; "
+                        "name the directory of a store");
+    }
+    if (reason != ENOENT && reason != ENOTDIR) {
+        return cli_fail(cli, QL_E_STORE, "cannot open the store '%s': %s", cli->store,
+                        strerror(reason));
+    }
+    if (stat(cli->store, &status) != 0) {
+        return cli_fail(cli, QL_E_STORE, "there is no store '%s': no such directory; %s",
+                        cli->store, advice);
+    }
+    return cli_fail(cli, QL_E_STORE, "'%s' is no store: it has no file 'lock'; %s", cli->store,
+                    advice);
+}
+
+static enum cli_exit run(const struct cli_command *command, struct cli *cli)
+{
+    struct ql_error error;
+    enum cli_exit result = require_store(cli);
+    if (result != CLI_OK) {
+        return result;
+    }
+    enum ql_status status = ql_open(cli->store, NULL, &cli->ql, &error);
+    if (status != QL_OK) {
+        return command->open_failed != NULL ? command->open_failed(cli, &error)
+                                            : cli_fail(cli, status, "%s", error.text);
+    }
+    result = command->run(cli);
+    ql_close(cli->ql);
+    return result;
+}
+
+/* Output that was lost (a full disk, a closed pipe) is an error. */
+static enum cli_exit finish(enum cli_exit result)
+{
+    if (fflush(stdout) != 0 || ferror(stdout)) {
+        fprintf(stderr, "quotalite: cannot write the output: %s\n", strerror(errno));
+        return CLI_ERROR;
+    }
+    return result;
+}
+
+int main(int argc, char **argv)
+{
+    struct cli cli = {.store = getenv("QUOTALITE_STORE")};
+    setlocale(LC_CTYPE, "C.UTF-8"); /* subjects are UTF-8 wherever the program runs */
+
+    if (parse_options(argc, argv, &cli) != CLI_OK) {
+        return CLI_USAGE;
+    }
+    if (cli.version) {
+        printf("quotalite %s\n", ql_version());
+        return (int)finish(CLI_OK);
+    }
+    if (cli.arg_count == 0) {
+        if (!cli.help) {
+            return (int)wrong("no command", NULL);
+        }
+        print_program_help();
+        return (int)finish(CLI_OK);
+    }
+    const struct cli_command *command = find_command(cli.args[0]);
+    if (command == NULL) {
+        return (int)wrong("unknown command", cli.args[0]);
+    }
+    if (cli.help) {
+        print_command_help(command);
+        return (int)finish(CLI_OK);
+    }
+    cli.args++;
+    cli.arg_count--;
+    enum cli_exit result = check_arguments(command, &cli);
+    return (int)(result == CLI_OK ? finish(run(command, &cli)) : result);
+}
