@@ -1,0 +1,210 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the benchmarks, prints a table, writes build/bench.json.
+
+    bench/run.py [--engine build/release/bench/bench_engine] [--docs]
+
+--docs also writes docs/benchmarks.svg. It measures and judges nothing: slow is
+no failure. docs/benchmarks.md says how to read the rows.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from plot import plot  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def lines_of(command):
+    """The JSON lines that a program prints; it may need minutes."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return {row["row"]: row for row in map(json.loads, done.stdout.splitlines())}
+
+
+def ns(value):
+    return f"{value / 1000:.2f} µs" if value >= 1000 else f"{value:.1f} ns"
+
+
+def row(name, aim, limit, measured, ratio, reached, note=""):
+    return {
+        "name": name,
+        "aim": aim,
+        "limit": limit,
+        "measured": measured,
+        "ratio": ratio,
+        "reached": reached,
+        "note": note,
+    }
+
+
+def pair(raw, key, name, factor):
+    r = raw[key]
+    return row(
+        name,
+        f"≤ {factor:g} × limit",
+        ns(r["limit_ns"]),
+        ns(r["ns"]),
+        r["ratio"],
+        r["ratio"] <= factor,
+    )
+
+
+def four_calls(raw):
+    judged = pair(raw, "hot_four_calls", "check + acquire + charge + release, hot", 6)
+    if "python_plain" in raw:
+        times = raw["python_plain"]["ns"] / raw["hot_four_calls"]["ns"]
+        judged["note"] = f"{times:.0f} × the plain Python tracker; aim ≥ 60 ×"
+        judged["reached"] = judged["reached"] and times >= 60
+    return judged
+
+
+def processes(raw, key, name, factor):
+    r = raw[key]
+    return row(
+        name,
+        f"≥ {factor:g} × one alone",
+        f"{r['limit_ratio']:.2f} ×",
+        f"{r['ratio']:.2f} ×",
+        r["ratio"],
+        r["ratio"] >= factor,
+        f"one alone: {r['alone_per_second'] / 1e6:.2f} million a second",
+    )
+
+
+def store(raw, key, name):
+    r = raw[key]
+    return row(
+        name,
+        "≤ 1.2 × memory:",
+        ns(r["limit_ns"]),
+        ns(r["ns"]),
+        r["ratio"],
+        r["ratio"] <= 1.2,
+        f"p50 {ns(r['p50_ns'])}, p99 {ns(r['p99_ns'])}, p99.9 {ns(r['p999_ns'])}, "
+        f"max {ns(r['max_ns'])}",
+    )
+
+
+def memory(raw):
+    r = raw["memory"]
+    per_subject = r["bytes_per_subject"]
+    return row(
+        "memory a subject, two meters, one lease each",
+        "≤ 320 bytes",
+        "",
+        f"{per_subject:.0f} bytes",
+        None,
+        per_subject <= 320,
+    )
+
+
+def lock_wait(raw):
+    r = raw["lock_wait_after_kill"]
+    return row(
+        "lock wait after a kill inside it",
+        "≤ 20 ms",
+        "",
+        f"mean {r['mean_ms']:.2f}, max {r['max_ms']:.2f} ms",
+        None,
+        r["max_ms"] <= 20,
+        f"{r['inside']} of {r['trials']} kills fell inside",
+    )
+
+
+def python(raw):
+    plain, sqlite = raw["python_plain"]["ns"], raw["python_sqlite"]["ns"]
+    name = "Python: check + with acquire + record"
+    package = raw["python_package"]
+    if "missing" in package:
+        return row(name, "≤ 0.6 µs", "", "not measured", None, None, package["missing"])
+    times = plain / package["ns"]
+    return row(
+        name,
+        "≤ 0.6 µs, ≥ 20 × plain",
+        ns(plain),
+        ns(package["ns"]),
+        package["ns"] / plain,
+        package["ns"] <= 600 and times >= 20,
+        f"{times:.1f} × the plain tracker, {sqlite / package['ns']:.0f} × SQLite ({ns(sqlite)})",
+    )
+
+
+def judge(raw):
+    """The rows of the table; those whose program printed nothing are left out."""
+    makers = [
+        lambda: pair(raw, "hot_admit_settle", "admit + settle, one thread, hot", 3),
+        lambda: four_calls(raw),
+        lambda: pair(raw, "million_admit_settle", "admit + settle, 1,000,000 subjects", 1.5),
+        lambda: processes(raw, "two_processes_own", "two processes, own subjects", 1.8),
+        lambda: processes(raw, "two_processes_hot", "two processes, one hot subject", 0.5),
+        lambda: store(raw, "store_tmpfs", "directory on tmpfs"),
+        lambda: store(raw, "store_disk", "directory on disk"),
+        lambda: memory(raw),
+        lambda: lock_wait(raw),
+        lambda: python(raw),
+    ]
+    judged = []
+    for make in makers:
+        try:
+            judged.append(make())
+        except KeyError as missing:
+            print(f"bench: no figures for {missing}", file=sys.stderr)
+    return judged
+
+
+def print_table(judged):
+    heads = ["row", "aim", "bare limit", "measured", "ratio", "reached"]
+    cells = [
+        [
+            r["name"],
+            r["aim"],
+            r["limit"] or "-",
+            r["measured"],
+            "-" if r["ratio"] is None else f"{r['ratio']:.2f}",
+            {True: "yes", False: "no", None: "-"}[r["reached"]],
+        ]
+        for r in judged
+    ]
+    widths = [max(len(line[i]) for line in [heads, *cells]) for i in range(len(heads))]
+    for line, r in zip([heads, *cells], [None, *judged]):
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip())
+        if r and r["note"]:
+            print(f"    {r['note']}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--engine", default=ROOT / "build/release/bench/bench_engine", type=Path)
+    parser.add_argument("--docs", action="store_true", help="write docs/benchmarks.svg")
+    arguments = parser.parse_args()
+    if not arguments.engine.exists():
+        sys.exit(f"bench: there is no {arguments.engine}: run it by 'make bench'")
+
+    build = ROOT / "build"
+    build.mkdir(exist_ok=True)
+    raw = lines_of([arguments.engine, "--disk", build])
+    raw |= lines_of([sys.executable, ROOT / "bench/python_bench.py"])
+    judged = judge(raw)
+    print_table(judged)
+    report = {
+        "at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}",
+        "rows": judged,
+        "raw": raw,
+    }
+    (build / "bench.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    (build / "benchmarks.svg").write_text(plot(report))
+    if arguments.docs:
+        (ROOT / "docs/benchmarks.svg").write_text(plot(report))
+
+
+if __name__ == "__main__":
+    main()
