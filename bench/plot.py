@@ -60,7 +60,8 @@ def axis(bottom):
     for exponent in range(1, 7):
         x = x_of(10**exponent)
         yield f'<line x1="{x:.1f}" y1="{TOP - 8}" x2="{x:.1f}" y2="{bottom}" stroke="#e4e4e4"/>'
-        yield f'<text x="{x:.1f}" y="{TOP - 13}" text-anchor="middle">{text_of(10**exponent)}</text>'
+        label = text_of(10**exponent)
+        yield f'<text x="{x:.1f}" y="{TOP - 13}" text-anchor="middle">{label}</text>'
 
 
 def plot(report):
@@ -84,5 +85,5 @@ def plot(report):
         ' font-family="sans-serif" font-size="11" fill="#222">\n'
         f'<rect width="{WIDTH}" height="{y + 8}" fill="#fff"/>\n'
         f'<text x="12" y="20" font-size="14">Time per operation, logarithmic:'
-        f' {escape(report["machine"])}</text>\n{body}\n</svg>\n'
+        f" {escape(report['machine'])}</text>\n{body}\n</svg>\n"
     )

@@ -125,22 +125,30 @@ static void print_rates(const char *row, double *bare, double *library, double *
     fflush(stdout);
 }
 
-void bench_process_rows(void)
+/* A store for each repetition: in one of many, the two subjects' hashes fall
+ * into one shard. */
+static void measure_library(struct field *field, struct rates *rates, int i)
 {
     char store[] = "/dev/shm/quotalite-bench-XXXXXX";
-    struct rates bare;
-    struct rates library;
     if (mkdtemp(store) == NULL) {
         bench_die("/dev/shm", "cannot make a directory");
     }
-    struct field field = {bench_shared(sizeof(struct board)), bare_make(65536), store};
+    field->store = store;
+    measure(field, rates, i, 1);
+    bench_remove_store(store);
+}
+
+void bench_process_rows(void)
+{
+    struct rates bare;
+    struct rates library;
+    struct field field = {bench_shared(sizeof(struct board)), bare_make(65536), NULL};
     bare_insert(field.bare, subjects[0]);
     bare_insert(field.bare, subjects[1]);
     for (int i = 0; i < REPETITIONS; i++) {
         measure(&field, &bare, i, 0);
-        measure(&field, &library, i, 1);
+        measure_library(&field, &library, i);
     }
     print_rates("two_processes_own", bare.own, library.own, library.alone);
     print_rates("two_processes_hot", bare.shared, library.shared, library.alone);
-    bench_remove_store(store);
 }

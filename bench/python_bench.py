@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 REPETITIONS = 7
 USER = "alice@example.com"
@@ -30,7 +30,7 @@ class PlainTracker:
         self.users = {}
 
     def entry(self, user):
-        day = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+        day = datetime.now(UTC).strftime("%Y-%m-%d")
         entry = self.users.get(user)
         if entry is None:
             entry = self.users[user] = {"day": day, "held": 0, "spent": 0}
@@ -73,7 +73,7 @@ class SqliteTracker:
 
     @staticmethod
     def day():
-        return datetime.now(timezone.utc).date().isoformat()
+        return datetime.now(UTC).date().isoformat()
 
     def check(self, user):
         row = self.db.execute(
@@ -155,7 +155,7 @@ def main():
         except ImportError as error:
             print(json.dumps({"row": "python_package", "missing": str(error)}), flush=True)
         measured = {name: [] for name in sides}
-        for name, (loop, count) in sides.items():
+        for loop, count in sides.values():
             loop(count // 4)
         for _ in range(REPETITIONS):
             for name, (loop, count) in sides.items():

@@ -14,7 +14,7 @@ import os
 import platform
 import subprocess
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -174,8 +174,10 @@ def print_table(judged):
         for r in judged
     ]
     widths = [max(len(line[i]) for line in [heads, *cells]) for i in range(len(heads))]
-    for line, r in zip([heads, *cells], [None, *judged]):
-        print("  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip())
+    for line, r in zip([heads, *cells], [None, *judged], strict=True):
+        print(
+            "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=False)).rstrip()
+        )
         if r and r["note"]:
             print(f"    {r['note']}")
 
@@ -195,7 +197,7 @@ def main():
     judged = judge(raw)
     print_table(judged)
     report = {
-        "at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}",
         "rows": judged,
         "raw": raw,

@@ -303,13 +303,15 @@ def test_charge_adds_past_the_cap(cli):
     assert (result.code, result.out, result.err) == (0, "charged alice bytes 1500\n", "")
     result = cli("charge", "alice", "bytes", "7", "--json")
     assert result.json == {"subject": "alice", "meter": "bytes", "charged": 7}
-    assert limits(cli("usage", "alice", "--json").json["subjects"][0])["daily_bytes"]["used"] == 1507
+    (alice,) = cli("usage", "alice", "--json").json["subjects"]
+    assert limits(alice)["daily_bytes"]["used"] == 1507
 
 
 def test_charge_saturates(cli):
     for _ in range(2):
         assert cli("charge", "alice", "bytes", str(MAX)).code == 0
-    assert limits(cli("usage", "alice", "--json").json["subjects"][0])["daily_bytes"]["used"] == MAX
+    (alice,) = cli("usage", "alice", "--json").json["subjects"]
+    assert limits(alice)["daily_bytes"]["used"] == MAX
 
 
 @pytest.mark.parametrize(
