@@ -1,0 +1,408 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * quotalite: exact quotas for expensive requests, shared by every process that
+ * opens the same store. This header is the manual.
+ *
+ *   struct ql *ql;
+ *   struct ql_limit limits[] = {
+ *       {"concurrent_scans", NULL, QL_WINDOW_NONE, 5},
+ *       {"daily_bytes", "bytes", QL_WINDOW_DAY, 53687091200},
+ *   };
+ *   struct ql_options options = QL_OPTIONS_INIT;
+ *   options.limits = limits;
+ *   options.limit_count = 2;
+ *   if (ql_open("/var/lib/app/quota", &options, &ql, &error) != QL_OK) ...
+ *
+ *   struct ql_lease lease;
+ *   struct ql_verdict verdict;
+ *   if (ql_admit(ql, "alice", NULL, &lease, &verdict) == QL_OK) {
+ *       ... the work, whose price is known only now ...
+ *       struct ql_charge charge = {"bytes", 123456};
+ *       ql_settle(ql, lease, &charge, 1);
+ *   }
+ *
+ * Words
+ *   subject  who is charged: 1 to 4 segments joined by '/', 1 to 255 bytes of
+ *            valid UTF-8, no empty segment, no control character. The only
+ *            escapes are %25 and %2F; a '%' that starts neither is refused.
+ *   meter    what is counted: a name and an int64_t amount.
+ *   limit    a named cap, either on leases held at once (concurrent) or on a
+ *            meter's amount per calendar window (windowed; UTC).
+ *   lease    a slot that is held. It dies with the process that took it, or at
+ *            its maximum age if it has one.
+ *   store    where the state lives: "memory:" or a directory on a local file
+ *            system. A process that opens the same directory shares the budget.
+ *   holder   one attached process.
+ *
+ * Results
+ *   Every call that can fail returns enum ql_status: QL_OK (0) is done and
+ *   allowed, QL_REFUSED (1) is an answer, failures are negative. Whoever tests
+ *   for 0 fails closed. Unless a call says otherwise, a failure has changed
+ *   nothing and gives the caller nothing to free.
+ *
+ * Threads, processes, forks
+ *   A handle may be used by any number of threads at once, until ql_close. The
+ *   library takes its own locks; there is nothing for the caller to lock.
+ *   A handle may be used after fork() in the child too: the child becomes a
+ *   holder of its own at its next call. Leases stay with the parent; a settle
+ *   of one in the child is QL_E_NOT_OWNER. After a raw clone() without an exec
+ *   the parent's death is noticed once the child calls, execs or ends.
+ *   No call is async-signal-safe. A thread that is ended alone inside a call
+ *   (pthread_cancel, siglongjmp out of a handler) is outside the promise; a
+ *   process that is killed at any instruction is inside it.
+ *   A host that closes descriptors which it did not open (closefrom) loses the
+ *   store: calls return QL_E_DETACHED within a second, and its leases end.
+ *
+ * Blocking
+ *   Calls wait only for the lock of a shard, which another thread or process
+ *   holds for well under a microsecond unless it is stopped (SIGSTOP). They
+ *   give up at their deadline (options.admit_wait_ms, options.charge_wait_ms)
+ *   with QL_E_BUSY, and have then changed nothing.
+ *
+ * Units
+ *   Amounts are int64_t, not negative; totals saturate at 2^63-1. Times are
+ *   Unix seconds (UTC); durations carry their unit in the name.
+ */
+#ifndef QUOTALITE_H
+#define QUOTALITE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define QL_VERSION_MAJOR 0
+#define QL_VERSION_MINOR 1
+#define QL_VERSION_PATCH 0
+
+#if defined(__GNUC__)
+#define QL_API __attribute__((visibility("default")))
+#define QL_MUST_USE __attribute__((warn_unused_result))
+#else
+#define QL_API
+#define QL_MUST_USE
+#endif
+
+#define QL_SUBJECT_MAX 255  /* bytes, without the terminating NUL */
+#define QL_NAME_MAX 31      /* bytes of a limit's or a meter's name */
+#define QL_LIMITS_MAX 8     /* limits of a store */
+#define QL_METERS_MAX 8     /* meters of a store */
+#define QL_LEASE_TEXT_MAX 64 /* bytes of a lease's text, with its NUL */
+
+/* ---- status ------------------------------------------------------------ */
+
+/* One table makes codes, names and texts: X(name, value, text). */
+#define QL_STATUS_TABLE(X)                                                                         \
+    X(QL_OK, 0, "done")                                                                            \
+    X(QL_REFUSED, 1, "refused: a limit is reached")                                                \
+    X(QL_E_INVALID, -1, "an argument is invalid")                                                  \
+    X(QL_E_SUBJECT, -2, "the subject is not 1 to 4 segments of valid UTF-8, 255 bytes at most")    \
+    X(QL_E_METER, -3, "no limit of this store has ever named this meter")                          \
+    X(QL_E_LIMIT, -4, "the store has no windowed limit of this name")                              \
+    X(QL_E_LIMITS, -5, "the store has other limits than those given")                              \
+    X(QL_E_BUSY, -6, "another process holds the lock and does not go on; nothing was done")        \
+    X(QL_E_FULL, -7, "the store is full and nothing idle can be evicted")                          \
+    X(QL_E_SETTLED, -8, "the lease was settled before; nothing was charged")                       \
+    X(QL_E_EXPIRED, -9, "the lease has ended; nothing was charged here: charge the subject")       \
+    X(QL_E_NOT_OWNER, -10, "the lease belongs to another process")                                 \
+    X(QL_E_CORRUPT, -11, "the store is damaged")                                                   \
+    X(QL_E_GONE, -12, "the store was removed while in use; open it again")                         \
+    X(QL_E_DETACHED, -13, "the host closed the store's descriptors; open it again")                \
+    X(QL_E_VERSION, -14, "the store was made by another version of quotalite")                     \
+    X(QL_E_CLOCK, -15, "the store runs on another kind of clock, or the clock gave no time")       \
+    X(QL_E_STORE, -16, "the store cannot be opened")                                               \
+    X(QL_E_SYSTEM, -17, "a system call failed")                                                    \
+    X(QL_E_NOMEM, -18, "out of memory")
+
+enum ql_status {
+#define QL_STATUS_ENUM(name, value, text) name = (value),
+    QL_STATUS_TABLE(QL_STATUS_ENUM)
+#undef QL_STATUS_ENUM
+};
+
+/* The code's name ("QL_E_BUSY") and text; static strings, never NULL. */
+QL_API const char *ql_status_name(enum ql_status status);
+QL_API const char *ql_status_text(enum ql_status status);
+
+/* "0.1.0"; a static string. */
+QL_API const char *ql_version(void);
+
+/* Filled by ql_open and ql_verify when they fail: what is wrong, where, and
+ * what to do about it. Always NUL-terminated. */
+struct ql_error {
+    enum ql_status status;
+    int system_errno; /* the errno behind it, or 0 */
+    char text[512];
+};
+
+/* ---- limits and options ------------------------------------------------ */
+
+enum ql_window {
+    QL_WINDOW_NONE = 0, /* a concurrent limit */
+    QL_WINDOW_DAY = 1,  /* a calendar day, UTC */
+};
+
+/* A limit. Names of limits and meters are 1 to QL_NAME_MAX bytes of a-z, 0-9,
+ * '_', '-' and '.'. A store has at most QL_LIMITS_MAX limits, of which at most
+ * one is concurrent (meter NULL, window NONE). cap >= 0; 0 refuses everything;
+ * INT64_MAX counts and never refuses. */
+struct ql_limit {
+    const char *name;
+    const char *meter;
+    enum ql_window window;
+    int64_t cap;
+};
+
+enum ql_when_full {
+    QL_FULL_REFUSE = 0, /* an acquire or admit that finds no room is QL_E_FULL */
+    QL_FULL_ADMIT = 1,  /* it is admitted with an uncounted lease, and counted as an omission */
+};
+
+/* Options of ql_open. Start from QL_OPTIONS_INIT; zero means the default. */
+struct ql_options {
+    size_t size; /* sizeof(struct ql_options), so that it may grow */
+
+    /* The store's limits, in the order in which they are checked and reported.
+     * NULL adopts those of the store. Limits belong to the store: others than
+     * the store's are QL_E_LIMITS unless replace_limits is set. */
+    const struct ql_limit *limits;
+    size_t limit_count;
+    bool replace_limits;
+
+    /* The size of a new store; an existing one keeps its own. */
+    uint32_t max_subjects; /* default 65536; 1 to 16777216 */
+    uint32_t max_leases;   /* default max_subjects */
+    uint32_t max_meters;   /* default 4, or as many as the limits name; to QL_METERS_MAX */
+    uint32_t max_holders;  /* default 1024; 1 to 32768 processes at once */
+
+    enum ql_when_full when_full; /* of this handle */
+
+    int64_t lease_max_age_ms; /* of leases taken by this handle; 0: no maximum */
+    int64_t admit_wait_ms;    /* for the lock; default 100; -1: do not wait */
+    int64_t charge_wait_ms;   /* for the lock, in charge and settle; default 5000; -1: do not wait */
+
+    /* A clock for tests: nanoseconds since the Unix epoch, negative for "no
+     * time" (QL_E_CLOCK). A store is made for the system clock or for an
+     * injected one, and refuses handles of the other kind. Called on the
+     * caller's thread, never under a lock. */
+    int64_t (*clock)(void *context);
+
+    /* Called on the caller's thread before a call goes to sleep for a lock and
+     * after it woke, so that an interpreter can give up its own lock meanwhile.
+     * What the first returns the second receives. Both or neither. */
+    void *(*wait_begin)(void *context);
+    void (*wait_end)(void *context, void *token);
+
+    void *context; /* for the three functions above */
+
+    bool allow_any_filesystem; /* open on file systems that are not known to be local */
+};
+
+#define QL_OPTIONS_INIT {.size = sizeof(struct ql_options)}
+
+/* A handle. Opaque. */
+struct ql;
+
+/* Opens a store: "memory:" makes a private one that is shared with forked
+ * children only; anything else is a directory, whose last component is made
+ * (mode 0700) if it is missing. options may be NULL. On success *ql is the
+ * caller's, to be given to ql_close. On failure *ql is NULL and *error, if not
+ * NULL, says what to do. Blocks while another process makes or enters the
+ * same store, 5 s at most (then QL_E_BUSY).
+ *
+ * QL_E_INVALID, QL_E_LIMITS, QL_E_VERSION, QL_E_CLOCK, QL_E_CORRUPT,
+ * QL_E_STORE, QL_E_BUSY, QL_E_FULL, QL_E_SYSTEM, QL_E_NOMEM. */
+QL_API QL_MUST_USE enum ql_status ql_open(const char *store, const struct ql_options *options,
+                                          struct ql **ql, struct ql_error *error);
+
+/* Closes the handle. No other thread may be in a call with it. The last close
+ * of a store in a process releases the leases that the process still holds.
+ * NULL is allowed. */
+QL_API void ql_close(struct ql *ql);
+
+/* ---- verdicts ---------------------------------------------------------- */
+
+/* One limit as it stands for one subject. name and meter stay valid until the
+ * handle is closed. */
+struct ql_limit_state {
+    const char *name;
+    const char *meter; /* NULL for the concurrent limit */
+    enum ql_window window;
+    int64_t cap;
+    int64_t used;      /* leases held, or the amount in the current window */
+    int64_t remaining; /* cap - used, not below 0 */
+    int64_t resets_at; /* Unix seconds at which the window ends; 0 for the concurrent limit */
+};
+
+/* The answer of check, acquire and admit. Refused: the first limit, in
+ * declared order, that refuses. Allowed: kind is NULL. In both cases limits
+ * has the state of those that were looked at, in declared order, before the
+ * call took anything. */
+struct ql_verdict {
+    const char *kind; /* the refusing limit's name, or NULL */
+    int64_t current;
+    int64_t limit;
+    int64_t retry_after_seconds; /* whole seconds to the window's end, truncated; 0 for concurrent */
+    uint32_t level;              /* of the subject that refused: the number of its segments */
+    uint32_t limit_count;
+    struct ql_limit_state limits[QL_LIMITS_MAX];
+};
+
+/* ---- leases ------------------------------------------------------------ */
+
+/* A lease is a value: copy it, keep it, pass it to another thread. {0} is no
+ * lease. */
+struct ql_lease {
+    uint64_t epoch;
+    uint64_t generation;
+    uint64_t index;
+};
+
+struct ql_charge {
+    const char *meter;
+    int64_t amount; /* >= 0 */
+};
+
+/* What an admit asks for. Zero means the default. */
+struct ql_request {
+    size_t size;        /* sizeof(struct ql_request) */
+    int64_t max_age_ms; /* 0: the handle's lease_max_age_ms */
+};
+
+#define QL_REQUEST_INIT {.size = sizeof(struct ql_request)}
+
+/* Asks whether the budgets allow work now: the windowed limit of that name, or
+ * all windowed limits if limit is NULL. A budget refuses when used >= cap.
+ * Takes nothing, creates nothing. verdict may be NULL. Waits up to
+ * admit_wait_ms.
+ *
+ * QL_REFUSED, QL_E_SUBJECT, QL_E_LIMIT, QL_E_BUSY. */
+QL_API QL_MUST_USE enum ql_status ql_check(struct ql *ql, const char *subject, const char *limit,
+                                           struct ql_verdict *verdict);
+
+/* Takes a slot under the concurrent limit; looks at no budget. On anything but
+ * QL_OK *lease is zero. A slot whose holder is dead, or whose maximum age is
+ * over, does not count. verdict may be NULL. Waits up to admit_wait_ms.
+ *
+ * QL_REFUSED, QL_E_SUBJECT, QL_E_FULL, QL_E_BUSY. */
+QL_API QL_MUST_USE enum ql_status ql_acquire(struct ql *ql, const char *subject,
+                                             struct ql_lease *lease, struct ql_verdict *verdict);
+
+/* Check of all limits and acquire, as one step. request may be NULL. */
+QL_API QL_MUST_USE enum ql_status ql_admit(struct ql *ql, const char *subject,
+                                           const struct ql_request *request,
+                                           struct ql_lease *lease, struct ql_verdict *verdict);
+
+/* Charges the amounts to the lease's subject and gives the slot back, as one
+ * step, once. Never refused because the money is spent. count <= QL_METERS_MAX;
+ * charges may be NULL if count is 0. Any thread of the process that took the
+ * lease may settle it. Waits up to charge_wait_ms; after QL_E_BUSY the lease is
+ * still held and the call may be repeated.
+ *
+ * QL_E_INVALID (a zero lease, a negative amount), QL_E_METER, QL_E_SETTLED,
+ * QL_E_EXPIRED (revoked, or over its maximum age; or so old that its record is
+ * gone; or of an earlier epoch of the store), QL_E_NOT_OWNER, QL_E_FULL (an
+ * uncounted lease with charges: charge the subject), QL_E_BUSY. */
+QL_API QL_MUST_USE enum ql_status ql_settle(struct ql *ql, struct ql_lease lease,
+                                            const struct ql_charge *charges, size_t count);
+
+/* Settle with no charge. */
+QL_API QL_MUST_USE enum ql_status ql_release(struct ql *ql, struct ql_lease lease);
+
+/* Ends a lease of any process, for a slot that is stuck. Its owner's settle is
+ * then QL_E_EXPIRED. The work itself is not stopped.
+ *
+ * QL_E_INVALID, QL_E_SETTLED, QL_E_EXPIRED, QL_E_BUSY. */
+QL_API QL_MUST_USE enum ql_status ql_revoke(struct ql *ql, struct ql_lease lease);
+
+/* A lease as text ("index.generation.epoch", hexadecimal) and back. Format
+ * always succeeds; parse gives QL_E_INVALID for anything that format does not
+ * make. */
+QL_API void ql_lease_format(struct ql_lease lease, char text[QL_LEASE_TEXT_MAX]);
+QL_API QL_MUST_USE enum ql_status ql_lease_parse(const char *text, struct ql_lease *lease);
+
+/* ---- charging and reading ---------------------------------------------- */
+
+/* Adds an amount to a meter of a subject, past the cap if need be. 0 does
+ * nothing. operation_id is reserved and must be NULL. Waits up to
+ * charge_wait_ms. QL_OK: the charge is made, once. Anything else: it is not.
+ *
+ * QL_E_INVALID (a negative amount), QL_E_SUBJECT, QL_E_METER, QL_E_FULL,
+ * QL_E_BUSY. */
+QL_API QL_MUST_USE enum ql_status ql_charge(struct ql *ql, const char *subject, const char *meter,
+                                            int64_t amount, const char *operation_id);
+
+struct ql_meter_state {
+    const char *name;  /* valid until the handle is closed */
+    int64_t total;     /* in the current UTC day */
+    int64_t yesterday; /* in the UTC day before it */
+};
+
+struct ql_usage {
+    int64_t leases; /* held at once */
+    uint32_t limit_count;
+    uint32_t meter_count;
+    struct ql_limit_state limits[QL_LIMITS_MAX];
+    struct ql_meter_state meters[QL_METERS_MAX];
+};
+
+/* The subject as it stands; all zero for an unknown one, which is not created. */
+QL_API QL_MUST_USE enum ql_status ql_usage(struct ql *ql, const char *subject,
+                                           struct ql_usage *usage);
+
+/* The store's limits, in declared order. limits has room for QL_LIMITS_MAX. */
+QL_API QL_MUST_USE enum ql_status ql_limits(struct ql *ql, struct ql_limit *limits, size_t *count);
+
+struct ql_subject_info {
+    const char *subject; /* valid during the callback */
+    struct ql_usage usage;
+};
+
+struct ql_lease_info {
+    struct ql_lease lease;
+    const char *subject;  /* valid during the callback */
+    int64_t since;        /* Unix seconds at which it was taken */
+    int64_t age_ms;       /* by the store's clock; not below 0 */
+    int64_t expires_in_ms; /* to its maximum age; 0: it has none */
+    int64_t pid;          /* of the holder, in its own pid namespace; for display only */
+    bool own;             /* held by this process */
+};
+
+/* Visits every subject (every held lease), in no order. One that comes or goes
+ * meanwhile may be seen or not; each is seen at most once and as it stood at
+ * one moment. The callback runs without locks and may call quotalite; a value
+ * other than 0 ends the visit and is returned through *stopped (may be NULL). */
+typedef int (*ql_subject_visitor)(void *context, const struct ql_subject_info *subject);
+typedef int (*ql_lease_visitor)(void *context, const struct ql_lease_info *lease);
+QL_API QL_MUST_USE enum ql_status ql_each_subject(struct ql *ql, ql_subject_visitor visit,
+                                                  void *context, int *stopped);
+QL_API QL_MUST_USE enum ql_status ql_each_lease(struct ql *ql, ql_lease_visitor visit,
+                                                void *context, int *stopped);
+
+/* ---- care -------------------------------------------------------------- */
+
+struct ql_verify_report {
+    uint64_t subjects;
+    uint64_t leases;
+    uint64_t holders;
+    uint64_t omissions;    /* admissions with an uncounted lease since the store was made */
+    uint64_t max_subjects; /* the room that there is */
+    uint64_t max_leases;
+    uint64_t region_bytes;
+};
+
+/* Checks every invariant of docs/crash-safety.md, shard by shard, while others
+ * go on. QL_E_CORRUPT: *error names the first invariant that does not hold.
+ * Holds one shard's lock at a time, for as long as it takes to walk that shard.
+ * report and error may be NULL. */
+QL_API QL_MUST_USE enum ql_status ql_verify(struct ql *ql, struct ql_verify_report *report,
+                                            struct ql_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "api/handle.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "engine/limits.h"
+#include "rules/limit.h"
+#include "rules/window.h"
+
+#define DEFAULT_ADMIT_WAIT_MS 100
+#define DEFAULT_CHARGE_WAIT_MS 5000
+#define WAIT_MS_MAX (INT64_C(1000) * 86400)
+
+static enum ql_status read_options(const struct ql_options *given, struct ql_options *options,
+                                   struct ql_error *error)
+{
+    *options = (struct ql_options)QL_OPTIONS_INIT;
+    if (given != NULL && given->size != sizeof *options)
+        return qli_error(error, QL_E_INVALID, 0,
+                         "options.size is %zu: start from QL_OPTIONS_INIT and build with the "
+                         "header of this library",
+                         given->size);
+    if (given != NULL)
+        *options = *given;
+    if (options->admit_wait_ms == 0)
+        options->admit_wait_ms = DEFAULT_ADMIT_WAIT_MS;
+    if (options->charge_wait_ms == 0)
+        options->charge_wait_ms = DEFAULT_CHARGE_WAIT_MS;
+    if (options->admit_wait_ms > WAIT_MS_MAX || options->charge_wait_ms > WAIT_MS_MAX)
+        return qli_error(error, QL_E_INVALID, 0, "a wait is at most one day");
+    if (options->lease_max_age_ms < 0 || options->lease_max_age_ms > WAIT_MS_MAX * 366)
+        return qli_error(error, QL_E_INVALID, 0, "lease_max_age_ms is 0 to one year");
+    if ((options->wait_begin == NULL) != (options->wait_end == NULL))
+        return qli_error(error, QL_E_INVALID, 0, "wait_begin and wait_end go together");
+    if (options->limits == NULL && options->limit_count == 0)
+        return QL_OK;
+    return qli_limit_validate(options->limits, options->limit_count, error);
+}
+
+static enum ql_status set_up_limits(struct ql *ql, struct ql_error *error)
+{
+    struct qli_engine *engine = &ql->store->engine;
+    uint64_t self;
+    enum ql_status status = qli_store_self(ql->store, &self);
+    if (status == QL_OK && ql->options.limits != NULL)
+        return qli_limits_apply(engine, self, ql->options.limits, ql->options.limit_count,
+                                ql->options.replace_limits, error);
+    if (status != QL_OK)
+        return qli_error(error, status, 0, "%s", ql_status_text(status));
+    return QL_OK;
+}
+
+enum ql_status ql_open(const char *store, const struct ql_options *options, struct ql **out,
+                       struct ql_error *error)
+{
+    if (error != NULL)
+        *error = (struct ql_error){0};
+    if (out == NULL)
+        return qli_error(error, QL_E_INVALID, 0, "the place for the handle is NULL");
+    *out = NULL;
+    if (store == NULL || store[0] == '\0')
+        return qli_error(error, QL_E_INVALID, 0, "name a store: 'memory:' or a directory");
+    if (strstr(store, "://") != NULL)
+        return qli_error(error, QL_E_STORE, 0,
+                         "this build knows no store of the kind %.60s: name a directory", store);
+    struct ql *ql = calloc(1, sizeof *ql);
+    if (ql == NULL)
+        return qli_error(error, QL_E_NOMEM, 0, "out of memory");
+    enum ql_status status = read_options(options, &ql->options, error);
+    if (status == QL_OK)
+        status = qli_store_open(store, &ql->options, &ql->store, error);
+    if (status == QL_OK)
+        status = set_up_limits(ql, error);
+    ql->options.limits = NULL;
+    if (status == QL_OK) {
+        *out = ql;
+        return QL_OK;
+    }
+    ql_close(ql);
+    return status;
+}
+
+void ql_close(struct ql *ql)
+{
+    if (ql == NULL)
+        return;
+    if (ql->store != NULL)
+        qli_store_close(ql->store);
+    free(ql);
+}
+
+static enum ql_status read_time(const struct ql *ql, int64_t system_ns, struct qli_call *call)
+{
+    call->now_ns = system_ns;
+    if (ql->options.clock != NULL)
+        call->now_ns = ql->options.clock(ql->options.context);
+    if (call->now_ns < 0)
+        return QL_E_CLOCK;
+    call->day = qli_window_day(call->now_ns);
+    return QL_OK;
+}
+
+enum ql_status qli_handle_begin(struct ql *ql, int64_t wait_ms, struct qli_call *call)
+{
+    if (ql == NULL)
+        return QL_E_INVALID;
+    struct qli_engine *engine = &ql->store->engine;
+    enum ql_status status = qli_store_self(ql->store, &call->self);
+    if (status != QL_OK)
+        return status;
+    if (qli_region_corrupt(&engine->region))
+        return QL_E_CORRUPT;
+    int64_t system_ns = qli_clock_calendar_ns();
+    qli_store_tick(ql->store, call->self, system_ns);
+    if (__builtin_expect(qli_limits_stale(engine), 0)) {
+        status = qli_limits_refresh(engine, call->self, wait_ms);
+        if (status != QL_OK)
+            return status;
+    }
+    call->engine = engine;
+    call->limits = qli_limits_current(engine);
+    call->wait_ms = wait_ms;
+    call->boot_ns = __atomic_load_n(&engine->page->deadlines, __ATOMIC_RELAXED) != 0
+                        ? qli_clock_boot_ns()
+                        : 0;
+    return read_time(ql, system_ns, call);
+}

@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The calls on one subject or lease. Where a call may sleep and the host wants
+ * to know, it is tried first without sleeping: QL_E_BUSY has done nothing, so
+ * the second try is the first that counts.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "api/handle.h"
+#include "base/clock.h"
+#include "engine/limits.h"
+#include "engine/operation.h"
+
+#define UNCOUNTED_INDEX UINT64_MAX
+
+/* One operation with its arguments, to be tried with some wait. */
+struct job {
+    enum ql_status (*run)(struct ql *ql, int64_t wait_ms, struct job *job);
+    const char *subject;
+    const char *name; /* a limit or a meter */
+    int64_t amount;
+    bool budgets;
+    bool slot;
+    int64_t age_ns;
+    struct ql_lease lease;
+    const struct ql_charge *charges;
+    size_t count;
+    struct ql_verdict *verdict;
+    struct ql_usage *usage;
+};
+
+static enum ql_status run_job(struct ql *ql, int64_t wait_ms, struct job *job)
+{
+    if (ql == NULL)
+        return QL_E_INVALID;
+    if (ql->options.wait_begin == NULL || wait_ms < 0)
+        return job->run(ql, wait_ms, job);
+    enum ql_status status = job->run(ql, -1, job);
+    if (status != QL_E_BUSY)
+        return status;
+    void *token = ql->options.wait_begin(ql->options.context);
+    status = job->run(ql, wait_ms, job);
+    ql->options.wait_end(ql->options.context, token);
+    return status;
+}
+
+static enum ql_status begin_with_subject(struct ql *ql, int64_t wait_ms, const char *subject,
+                                         struct qli_call *call, struct qli_name *name)
+{
+    enum ql_status status = qli_handle_begin(ql, wait_ms, call);
+    return status == QL_OK ? qli_subject_name(call->engine, subject, name) : status;
+}
+
+/* ---- check, acquire, admit ------------------------------------------------ */
+
+static enum ql_status find_limit(const struct qli_limits *limits, const char *name, int *index)
+{
+    *index = -1;
+    if (name == NULL)
+        return QL_OK;
+    for (size_t i = 0; i < limits->count; i++) {
+        if (limits->limits[i].window != QL_WINDOW_NONE && strcmp(limits->names[i], name) == 0)
+            *index = (int)i;
+    }
+    return *index >= 0 ? QL_OK : QL_E_LIMIT;
+}
+
+/* The flag is raised before any lease has a deadline, so that whoever meets one
+ * looks at the clock. */
+static void announce_deadlines(struct qli_call *call)
+{
+    __atomic_store_n(&call->engine->page->deadlines, 1, __ATOMIC_RELAXED);
+    call->boot_ns = qli_clock_boot_ns();
+}
+
+static enum ql_status run_admit(struct ql *ql, int64_t wait_ms, struct job *job)
+{
+    struct qli_call call;
+    struct qli_name name;
+    struct qli_admission admission = {
+        .budgets = job->budgets, .slot = job->slot, .age_ns = job->age_ns};
+    enum ql_status status = begin_with_subject(ql, wait_ms, job->subject, &call, &name);
+    if (status == QL_OK)
+        status = find_limit(call.limits, job->name, &admission.only_limit);
+    if (status != QL_OK)
+        return status;
+    if (job->age_ns > 0 && call.boot_ns == 0)
+        announce_deadlines(&call);
+    status = qli_operation_admit(&call, &name, &admission, &job->lease, job->verdict);
+    if (status != QL_E_FULL || ql->options.when_full != QL_FULL_ADMIT)
+        return status;
+    __atomic_fetch_add(&call.engine->page->omissions, 1, __ATOMIC_RELAXED);
+    job->lease = (struct ql_lease){.epoch = call.engine->epoch, .index = UNCOUNTED_INDEX};
+    return QL_OK;
+}
+
+enum ql_status ql_check(struct ql *ql, const char *subject, const char *limit,
+                        struct ql_verdict *verdict)
+{
+    struct job job = {
+        .run = run_admit, .subject = subject, .name = limit, .budgets = true, .verdict = verdict};
+    return run_job(ql, ql != NULL ? ql->options.admit_wait_ms : 0, &job);
+}
+
+static enum ql_status take_lease(struct ql *ql, const char *subject, int64_t age_ms, bool budgets,
+                                 struct ql_lease *lease, struct ql_verdict *verdict)
+{
+    if (lease == NULL)
+        return QL_E_INVALID;
+    struct job job = {
+        .run = run_admit,
+        .subject = subject,
+        .budgets = budgets,
+        .slot = true,
+        .age_ns = age_ms * QLI_NS_PER_MS,
+        .verdict = verdict,
+    };
+    enum ql_status status = run_job(ql, ql->options.admit_wait_ms, &job);
+    *lease = job.lease;
+    return status;
+}
+
+enum ql_status ql_acquire(struct ql *ql, const char *subject, struct ql_lease *lease,
+                          struct ql_verdict *verdict)
+{
+    if (ql == NULL)
+        return QL_E_INVALID;
+    return take_lease(ql, subject, ql->options.lease_max_age_ms, false, lease, verdict);
+}
+
+enum ql_status ql_admit(struct ql *ql, const char *subject, const struct ql_request *request,
+                        struct ql_lease *lease, struct ql_verdict *verdict)
+{
+    const int64_t one_year_ms = INT64_C(1000) * 86400 * 366;
+    if (ql == NULL || (request != NULL && (request->size != sizeof *request ||
+                                           request->max_age_ms < 0 ||
+                                           request->max_age_ms > one_year_ms)))
+        return QL_E_INVALID;
+    int64_t age_ms = request != NULL && request->max_age_ms > 0 ? request->max_age_ms
+                                                                : ql->options.lease_max_age_ms;
+    return take_lease(ql, subject, age_ms, true, lease, verdict);
+}
+
+/* ---- settle, release, revoke, charge -------------------------------------- */
+
+static enum ql_status find_meters(const struct qli_call *call, const struct ql_charge *charges,
+                                  size_t count, struct qli_amount amounts[QL_METERS_MAX])
+{
+    for (size_t i = 0; i < count; i++) {
+        if (charges[i].meter == NULL || charges[i].amount < 0)
+            return QL_E_INVALID;
+        int meter = qli_limits_meter(call->limits, charges[i].meter);
+        if (meter < 0)
+            return QL_E_METER;
+        amounts[i] = (struct qli_amount){(uint32_t)meter, charges[i].amount};
+    }
+    return QL_OK;
+}
+
+static enum ql_status run_settle(struct ql *ql, int64_t wait_ms, struct job *job)
+{
+    struct qli_call call;
+    struct qli_amount amounts[QL_METERS_MAX];
+    enum ql_status status = qli_handle_begin(ql, wait_ms, &call);
+    if (status == QL_OK)
+        status = find_meters(&call, job->charges, job->count, amounts);
+    if (status != QL_OK)
+        return status;
+    if (job->lease.index == UNCOUNTED_INDEX && job->lease.epoch == call.engine->epoch)
+        return job->count > 0 ? QL_E_FULL : QL_OK;
+    return qli_operation_settle(&call, job->lease, amounts, job->count);
+}
+
+enum ql_status ql_settle(struct ql *ql, struct ql_lease lease, const struct ql_charge *charges,
+                         size_t count)
+{
+    if (ql == NULL || count > QL_METERS_MAX || (count > 0 && charges == NULL))
+        return QL_E_INVALID;
+    struct job job = {.run = run_settle, .lease = lease, .charges = charges, .count = count};
+    return run_job(ql, ql->options.charge_wait_ms, &job);
+}
+
+enum ql_status ql_release(struct ql *ql, struct ql_lease lease)
+{
+    return ql_settle(ql, lease, NULL, 0);
+}
+
+static enum ql_status run_revoke(struct ql *ql, int64_t wait_ms, struct job *job)
+{
+    struct qli_call call;
+    enum ql_status status = qli_handle_begin(ql, wait_ms, &call);
+    return status == QL_OK ? qli_operation_revoke(&call, job->lease) : status;
+}
+
+enum ql_status ql_revoke(struct ql *ql, struct ql_lease lease)
+{
+    struct job job = {.run = run_revoke, .lease = lease};
+    return run_job(ql, ql != NULL ? ql->options.charge_wait_ms : 0, &job);
+}
+
+static enum ql_status run_charge(struct ql *ql, int64_t wait_ms, struct job *job)
+{
+    struct qli_call call;
+    struct qli_name name;
+    enum ql_status status = begin_with_subject(ql, wait_ms, job->subject, &call, &name);
+    if (status != QL_OK)
+        return status;
+    int meter = qli_limits_meter(call.limits, job->name);
+    if (meter < 0)
+        return QL_E_METER;
+    if (job->amount == 0)
+        return QL_OK;
+    return qli_operation_charge(&call, &name, (struct qli_amount){(uint32_t)meter, job->amount});
+}
+
+enum ql_status ql_charge(struct ql *ql, const char *subject, const char *meter, int64_t amount,
+                         const char *operation_id)
+{
+    if (ql == NULL || meter == NULL || amount < 0 || operation_id != NULL)
+        return QL_E_INVALID;
+    struct job job = {.run = run_charge, .subject = subject, .name = meter, .amount = amount};
+    return run_job(ql, ql->options.charge_wait_ms, &job);
+}
+
+static enum ql_status run_usage(struct ql *ql, int64_t wait_ms, struct job *job)
+{
+    struct qli_call call;
+    struct qli_name name;
+    enum ql_status status = begin_with_subject(ql, wait_ms, job->subject, &call, &name);
+    if (status == QL_OK)
+        status = qli_operation_reap_dead(&call);
+    return status == QL_OK ? qli_operation_usage(&call, &name, job->usage) : status;
+}
+
+enum ql_status ql_usage(struct ql *ql, const char *subject, struct ql_usage *usage)
+{
+    if (ql == NULL || usage == NULL)
+        return QL_E_INVALID;
+    struct job job = {.run = run_usage, .subject = subject, .usage = usage};
+    return run_job(ql, ql->options.admit_wait_ms, &job);
+}
+
+/* ---- a lease as text ------------------------------------------------------ */
+
+void ql_lease_format(struct ql_lease lease, char text[QL_LEASE_TEXT_MAX])
+{
+    snprintf(text, QL_LEASE_TEXT_MAX, "%" PRIx64 ".%" PRIx64 ".%" PRIx64, lease.index,
+             lease.generation, lease.epoch);
+}
+
+enum ql_status ql_lease_parse(const char *text, struct ql_lease *lease)
+{
+    char again[QL_LEASE_TEXT_MAX];
+    struct ql_lease parsed;
+    if (text == NULL || lease == NULL || strlen(text) >= QL_LEASE_TEXT_MAX ||
+        sscanf(text, "%" SCNx64 ".%" SCNx64 ".%" SCNx64, &parsed.index, &parsed.generation,
+               &parsed.epoch) != 3)
+        return QL_E_INVALID;
+    ql_lease_format(parsed, again);
+    if (strcmp(text, again) != 0)
+        return QL_E_INVALID;
+    *lease = parsed;
+    return QL_OK;
+}

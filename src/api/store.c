@@ -1,0 +1,279 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The table is guarded by one mutex, held over open and close: both are rare.
+ * fork() takes it and each store's own mutex first, so that the child finds
+ * every descriptor in its place and can close the parent's tokens.
+ */
+#include "api/store.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "engine/limits.h"
+#include "engine/operation.h"
+#include "region/attach.h"
+
+#define TICK_NS (100 * QLI_NS_PER_MS)
+#define REGISTER_WAIT_MS 5000
+
+static pthread_mutex_t table_mutex = PTHREAD_MUTEX_INITIALIZER;
+static struct qli_store *table;
+static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
+
+/* ---- fork ---------------------------------------------------------------- */
+
+static void before_fork(void)
+{
+    pthread_mutex_lock(&table_mutex);
+    for (struct qli_store *store = table; store != NULL; store = store->next) {
+        pthread_mutex_lock(&store->engine.limits_mutex);
+        pthread_mutex_lock(&store->engine.region.self->mutex);
+    }
+}
+
+static void after_fork_in_parent(void)
+{
+    for (struct qli_store *store = table; store != NULL; store = store->next) {
+        pthread_mutex_unlock(&store->engine.region.self->mutex);
+        pthread_mutex_unlock(&store->engine.limits_mutex);
+    }
+    pthread_mutex_unlock(&table_mutex);
+}
+
+/* A child that kept the token would keep its parent alive for everybody. The
+ * mutex in region.self is unlocked: the page is zero here. */
+static void after_fork_in_child(void)
+{
+    for (struct qli_store *store = table; store != NULL; store = store->next) {
+        if (store->engine.region.token_fd >= 0)
+            close(store->engine.region.token_fd);
+        store->engine.region.token_fd = -1;
+        pthread_mutex_unlock(&store->engine.limits_mutex);
+    }
+    pthread_mutex_unlock(&table_mutex);
+}
+
+static void watch_forks(void)
+{
+    pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+}
+
+/* ---- registering --------------------------------------------------------- */
+
+static struct qli_call bare_call(struct qli_engine *engine, uint64_t self)
+{
+    return (struct qli_call){.engine = engine, .self = self, .wait_ms = REGISTER_WAIT_MS};
+}
+
+static enum ql_status reap_former_owner(void *context, uint64_t self)
+{
+    struct qli_store *store = context;
+    struct qli_call call = bare_call(&store->engine, self);
+    return qli_operation_reap(&call, qli_word_slot(self), qli_word_generation(self) - 1);
+}
+
+static enum ql_status check_region(void *context, struct ql_error *error)
+{
+    struct qli_store *store = context;
+    enum ql_status status = qli_engine_bind(&store->engine, error);
+    if (status != QL_OK)
+        return status;
+    if ((store->engine.region.header->injected_clock != 0) != store->injected_clock)
+        return qli_error(error, QL_E_CLOCK, 0,
+                         "the store runs on %s clock: open it with the same kind",
+                         store->injected_clock ? "the system's" : "an injected");
+    if (qli_region_corrupt(&store->engine.region))
+        return qli_error(error, QL_E_CORRUPT, 0,
+                         "the store was found damaged: stop all its processes and move its "
+                         "directory away");
+    return QL_OK;
+}
+
+static enum ql_status register_child(struct qli_store *store, uint64_t *self)
+{
+    struct qli_region *region = &store->engine.region;
+    pthread_mutex_lock(&region->self->mutex);
+    enum ql_status status = QL_OK;
+    if (qli_holder_self(region) == 0)
+        status = qli_attach_child(region, reap_former_owner, store);
+    *self = qli_holder_self(region);
+    pthread_mutex_unlock(&region->self->mutex);
+    return status;
+}
+
+enum ql_status qli_store_self(struct qli_store *store, uint64_t *self)
+{
+    enum ql_status lost = (enum ql_status)__atomic_load_n(&store->lost, __ATOMIC_RELAXED);
+    if (__builtin_expect(lost != QL_OK, 0))
+        return lost;
+    *self = qli_holder_self(&store->engine.region);
+    return __builtin_expect(*self != 0, 1) ? QL_OK : register_child(store, self);
+}
+
+/* ---- the tick ------------------------------------------------------------ */
+
+static enum ql_status look_for_loss(struct qli_store *store)
+{
+    struct qli_region *region = &store->engine.region;
+    struct stat info;
+    if (!qli_holder_token_held(region) || fstat(region->region_fd, &info) != 0)
+        return QL_E_DETACHED;
+    return store->has_name && info.st_nlink == 0 ? QL_E_GONE : QL_OK;
+}
+
+/* Lets go of the byte too, so that a new open can make a new region. */
+static void lose(struct qli_store *store, enum ql_status why)
+{
+    __atomic_store_n(&store->lost, (int)why, __ATOMIC_RELAXED);
+    if (why != QL_E_GONE)
+        return;
+    pthread_mutex_lock(&store->engine.region.self->mutex);
+    qli_holder_detach(&store->engine.region);
+    pthread_mutex_unlock(&store->engine.region.self->mutex);
+}
+
+void qli_store_tick(struct qli_store *store, uint64_t self, int64_t calendar_ns)
+{
+    int64_t last_ns = __atomic_load_n(&store->last_tick_ns, __ATOMIC_RELAXED);
+    if (__builtin_expect(calendar_ns - last_ns < TICK_NS && calendar_ns >= last_ns, 1))
+        return;
+    if (!__atomic_compare_exchange_n(&store->last_tick_ns, &last_ns, calendar_ns, false,
+                                     __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+        return;
+    enum ql_status lost = look_for_loss(store);
+    if (lost != QL_OK) {
+        lose(store, lost);
+        return;
+    }
+    struct qli_call call = bare_call(&store->engine, self);
+    call.wait_ms = -1;
+    /* A lock that is taken just now leaves the dead to the next tick. */
+    (void)qli_operation_reap_dead(&call);
+}
+
+/* ---- opening and closing ------------------------------------------------- */
+
+static struct qli_store *find_in_table(const struct stat *lock)
+{
+    struct qli_store *store = table;
+    while (store != NULL &&
+           !(store->has_name && store->device == lock->st_dev && store->inode == lock->st_ino &&
+             __atomic_load_n(&store->lost, __ATOMIC_RELAXED) == QL_OK))
+        store = store->next;
+    return store;
+}
+
+static void free_store(struct qli_store *store)
+{
+    qli_limits_free(&store->engine);
+    qli_region_unmap(&store->engine.region);
+    pthread_mutex_destroy(&store->engine.limits_mutex);
+    free(store);
+}
+
+static enum ql_status attach(struct qli_store *store, const char *path,
+                             const struct ql_options *options, struct qli_store **existing,
+                             struct ql_error *error)
+{
+    struct qli_region_plan plan;
+    const struct qli_attach_hooks hooks = {check_region, reap_former_owner, store};
+    enum ql_status status = qli_engine_plan(options, &plan, error);
+    if (status != QL_OK)
+        return status;
+    struct qli_region *region = &store->engine.region;
+    if (!store->has_name)
+        return qli_attach_memory(&plan, &hooks, region, error);
+    int directory_fd;
+    struct stat lock;
+    status = qli_attach_open(path, options->allow_any_filesystem, &directory_fd, region, error);
+    if (status == QL_OK && fstat(region->lock_fd, &lock) != 0)
+        status = qli_error(error, QL_E_SYSTEM, 0, "cannot read the lock file");
+    if (status == QL_OK) {
+        store->device = lock.st_dev;
+        store->inode = lock.st_ino;
+        *existing = find_in_table(&lock);
+        if (*existing == NULL)
+            status = qli_attach_region(directory_fd, &plan, &hooks, region, error);
+    }
+    if (directory_fd >= 0)
+        close(directory_fd);
+    return status;
+}
+
+static enum ql_status share(struct qli_store *existing, bool injected_clock,
+                            struct ql_error *error)
+{
+    if (existing->injected_clock != injected_clock)
+        return qli_error(error, QL_E_CLOCK, 0,
+                         "this process has the store open with another kind of clock");
+    existing->handles++;
+    return QL_OK;
+}
+
+static enum ql_status open_locked(const char *path, const struct ql_options *options,
+                                  struct qli_store **store, struct ql_error *error)
+{
+    struct qli_store *fresh = calloc(1, sizeof *fresh);
+    if (fresh == NULL)
+        return qli_error(error, QL_E_NOMEM, 0, "out of memory");
+    fresh->engine.region = qli_region_none();
+    pthread_mutex_init(&fresh->engine.limits_mutex, NULL);
+    fresh->has_name = strcmp(path, "memory:") != 0;
+    fresh->injected_clock = options->clock != NULL;
+    fresh->handles = 1;
+    struct qli_store *existing = NULL;
+    enum ql_status status = attach(fresh, path, options, &existing, error);
+    if (status == QL_OK && existing != NULL)
+        status = share(existing, fresh->injected_clock, error);
+    if (status != QL_OK || existing != NULL) {
+        free_store(fresh);
+        *store = existing;
+        return status;
+    }
+    fresh->next = table;
+    table = fresh;
+    *store = fresh;
+    return QL_OK;
+}
+
+enum ql_status qli_store_open(const char *path, const struct ql_options *options,
+                              struct qli_store **store, struct ql_error *error)
+{
+    pthread_once(&fork_once, watch_forks);
+    pthread_mutex_lock(&table_mutex);
+    enum ql_status status = open_locked(path, options, store, error);
+    pthread_mutex_unlock(&table_mutex);
+    return status;
+}
+
+/* A process that leaves its slot with leases in it (a stopped lock holder in
+ * the way) is taken for dead: the next who looks reaps them. */
+static void detach(struct qli_store *store)
+{
+    struct qli_region *region = &store->engine.region;
+    uint64_t self = qli_holder_self(region);
+    if (self == 0)
+        return;
+    struct qli_call call = bare_call(&store->engine, self);
+    if (qli_operation_reap(&call, qli_word_slot(self), qli_word_generation(self)) == QL_OK)
+        qli_holder_detach(region);
+}
+
+void qli_store_close(struct qli_store *store)
+{
+    pthread_mutex_lock(&table_mutex);
+    if (--store->handles == 0) {
+        struct qli_store **link = &table;
+        while (*link != store)
+            link = &(*link)->next;
+        *link = store->next;
+        if (__atomic_load_n(&store->lost, __ATOMIC_RELAXED) == QL_OK)
+            detach(store);
+        free_store(store);
+    }
+    pthread_mutex_unlock(&table_mutex);
+}

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The stores that this process has open. All handles of one directory share
+ * one mapping, one holder's slot and one token; a store in memory belongs to
+ * one handle.
+ */
+#ifndef QLI_API_STORE_H
+#define QLI_API_STORE_H
+
+#include <sys/types.h>
+
+#include "engine/engine.h"
+
+struct qli_store {
+    struct qli_engine engine;
+    dev_t device; /* of the lock file */
+    ino_t inode;
+    bool has_name;
+    bool injected_clock;
+    unsigned handles;
+    int64_t last_tick_ns; /* atomic */
+    int lost;             /* atomic; why calls fail: QL_OK, QL_E_GONE or QL_E_DETACHED */
+    struct qli_store *next;
+};
+
+enum ql_status qli_store_open(const char *path, const struct ql_options *options,
+                              struct qli_store **store, struct ql_error *error);
+void qli_store_close(struct qli_store *store);
+
+/* This process's word; a forked child registers here. */
+enum ql_status qli_store_self(struct qli_store *store, uint64_t *self);
+
+/* Now and then: is the token still held, is the region still there, who died?
+ * calendar_ns is the system's clock. */
+void qli_store_tick(struct qli_store *store, uint64_t self, int64_t calendar_ns);
+
+#endif

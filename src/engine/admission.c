@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Check, acquire and admit: one look at the limits, one slot.
+ *
+ * Before a refusal for concurrency, slots that nobody will give back are
+ * looked for: leases over their maximum age end at once; whether holders are
+ * alive is asked of the kernel without the lock, then the look is repeated.
+ */
+#include <string.h>
+
+#include "engine/cell.h"
+#include "engine/lease.h"
+#include "engine/limits.h"
+#include "engine/operation.h"
+#include "rules/limit.h"
+#include "rules/window.h"
+
+#define SUSPECTS_MAX 64
+
+/* Holders of the leases that stand in the way. */
+struct suspects {
+    uint64_t words[SUSPECTS_MAX];
+    size_t count;
+};
+
+static int64_t limit_used(const struct qli_call *call, size_t i, const struct qli_subject *subject)
+{
+    if (subject == NULL)
+        return 0;
+    if (call->limits->limits[i].window == QL_WINDOW_NONE)
+        return (int64_t)subject->lease_count;
+    return qli_cell_total(&subject->cells[call->limits->meter_of[i]], call->day);
+}
+
+static int64_t limit_day(const struct qli_call *call, size_t i, const struct qli_subject *subject)
+{
+    if (subject == NULL)
+        return call->day;
+    return qli_cell_day(&subject->cells[call->limits->meter_of[i]], call->day);
+}
+
+static bool looked_at(const struct qli_call *call, size_t i, const struct qli_admission *admission)
+{
+    if (call->limits->limits[i].window == QL_WINDOW_NONE)
+        return admission->slot;
+    return admission->budgets &&
+           (admission->only_limit < 0 || (size_t)admission->only_limit == i);
+}
+
+/* The first limit, in declared order, that refuses; or the count of limits. */
+static size_t first_refusing(const struct qli_call *call, const struct qli_subject *subject,
+                             const struct qli_admission *admission)
+{
+    size_t i = 0;
+    while (i < call->limits->count &&
+           !(looked_at(call, i, admission) &&
+             qli_limit_refuses(&call->limits->limits[i], limit_used(call, i, subject))))
+        i++;
+    return i;
+}
+
+static void fill_verdict(const struct qli_call *call, const struct qli_subject *subject,
+                         const struct qli_name *name, const struct qli_admission *admission,
+                         size_t refusing, struct ql_verdict *verdict)
+{
+    const struct qli_limits *limits = call->limits;
+    uint32_t count = 0;
+    for (size_t i = 0; i < limits->count; i++) {
+        if (!looked_at(call, i, admission))
+            continue;
+        bool windowed = limits->limits[i].window != QL_WINDOW_NONE;
+        int64_t resets_at = windowed ? qli_window_end(limit_day(call, i, subject)) : 0;
+        verdict->limits[count++] =
+            qli_limit_state(&limits->limits[i], limit_used(call, i, subject), resets_at);
+    }
+    verdict->limit_count = count;
+    verdict->level = name->levels;
+    verdict->kind = NULL;
+    verdict->current = 0;
+    verdict->limit = 0;
+    verdict->retry_after_seconds = 0;
+    if (refusing == limits->count)
+        return;
+    const struct ql_limit *limit = &limits->limits[refusing];
+    verdict->kind = limit->name;
+    verdict->current = limit_used(call, refusing, subject);
+    verdict->limit = limit->cap;
+    if (limit->window != QL_WINDOW_NONE)
+        verdict->retry_after_seconds =
+            qli_window_seconds_left(limit_day(call, refusing, subject), call->now_ns);
+}
+
+/* ---- slots that nobody will give back ------------------------------------ */
+
+static void suspect(struct suspects *suspects, uint64_t word)
+{
+    for (size_t i = 0; i < suspects->count; i++) {
+        if (suspects->words[i] == word)
+            return;
+    }
+    if (suspects->count < SUSPECTS_MAX)
+        suspects->words[suspects->count++] = word;
+}
+
+/* Ends the subject's leases that are over their age (each committed) and notes
+ * the holders of the others. */
+static enum ql_status sift_leases(struct qli_section *section, const struct qli_call *call,
+                                  struct qli_subject *subject, struct suspects *suspects)
+{
+    uint64_t steps = subject->lease_count;
+    for (uint64_t index = subject->leases; index != 0; steps--) {
+        const struct qli_lease *lease = qli_lease_at(section, index);
+        if (lease == NULL || lease->state != QLI_LEASE_HELD || steps == 0)
+            return QL_E_CORRUPT;
+        uint64_t next = lease->next;
+        if (qli_lease_over_age(lease, call)) {
+            enum ql_status status = qli_lease_end_locked(section, index, QLI_LEASE_EXPIRED);
+            if (status != QL_OK)
+                return status;
+            qli_section_commit(section);
+        } else {
+            suspect(suspects, lease->holder);
+        }
+        index = next;
+    }
+    return QL_OK;
+}
+
+/* No lock is held. *reaped: at least one was dead. */
+static enum ql_status reap_suspects(const struct qli_call *call, const struct suspects *suspects,
+                                    bool *reaped)
+{
+    *reaped = false;
+    for (size_t i = 0; i < suspects->count; i++) {
+        uint64_t word = suspects->words[i];
+        if (qli_holder_alive(&call->engine->region, call->self, word))
+            continue;
+        enum ql_status status =
+            qli_operation_reap(call, qli_word_slot(word), qli_word_generation(word));
+        if (status != QL_OK)
+            return status;
+        *reaped = true;
+    }
+    return QL_OK;
+}
+
+/* ---- admission ----------------------------------------------------------- */
+
+static struct ql_lease lease_handle(const struct qli_section *section, uint64_t index)
+{
+    const struct qli_engine *engine = section->engine;
+    return (struct ql_lease){
+        .epoch = engine->epoch,
+        .generation = qli_lease_at(section, index)->generation,
+        .index = section->index * engine->geometry.shard_leases + index - 1,
+    };
+}
+
+/* Stores: the subject's, if it is new; the lease's; the commit. */
+static enum ql_status take_slot(struct qli_section *section, const struct qli_call *call,
+                                const struct qli_name *name, uint64_t subject, int64_t age_ns,
+                                struct ql_lease *lease)
+{
+    enum ql_status status = QL_OK;
+    uint64_t index;
+    if (subject == 0)
+        status = qli_subject_insert_locked(section, name, call->day, &subject);
+    if (status == QL_OK)
+        status = qli_lease_take_locked(section, call, subject,
+                                       age_ns > 0 ? call->boot_ns + age_ns : 0, &index);
+    if (status != QL_OK)
+        return status;
+    qli_section_commit(section);
+    *lease = lease_handle(section, index);
+    return QL_OK;
+}
+
+/* One look. QL_REFUSED with suspects: worth another after their reaping. */
+static enum ql_status admit_once(const struct qli_call *call, const struct qli_name *name,
+                                 const struct qli_admission *admission, struct ql_lease *lease,
+                                 struct ql_verdict *verdict, struct suspects *suspects)
+{
+    struct qli_section section;
+    uint64_t index;
+    enum ql_status status =
+        qli_section_enter(call, qli_engine_shard_of(call->engine, name->hash), &section);
+    if (status != QL_OK)
+        return status;
+    status = qli_subject_find_locked(&section, name, &index);
+    struct qli_subject *subject = qli_subject_at(&section, index);
+    size_t refusing = 0;
+    if (status == QL_OK) {
+        refusing = first_refusing(call, subject, admission);
+        if (refusing < call->limits->count && subject != NULL &&
+            call->limits->limits[refusing].window == QL_WINDOW_NONE) {
+            status = sift_leases(&section, call, subject, suspects);
+            refusing = first_refusing(call, subject, admission);
+        }
+    }
+    if (status == QL_OK && verdict != NULL)
+        fill_verdict(call, subject, name, admission, refusing, verdict);
+    if (status == QL_OK && refusing < call->limits->count)
+        status = QL_REFUSED;
+    if (status == QL_OK && admission->slot)
+        status = take_slot(&section, call, name, index, admission->age_ns, lease);
+    if (status != QL_OK)
+        return qli_section_abandon(&section, status);
+    qli_section_leave(&section);
+    return QL_OK;
+}
+
+enum ql_status qli_operation_admit(const struct qli_call *call, const struct qli_name *name,
+                                   const struct qli_admission *admission, struct ql_lease *lease,
+                                   struct ql_verdict *verdict)
+{
+    struct suspects suspects;
+    suspects.count = 0;
+    enum ql_status answer = admit_once(call, name, admission, lease, verdict, &suspects);
+    bool reaped = false;
+    enum ql_status status = QL_OK;
+    if (answer == QL_REFUSED && suspects.count > 0)
+        status = reap_suspects(call, &suspects, &reaped);
+    else if (answer == QL_E_FULL)
+        status = qli_operation_reap_dead(call);
+    if (status != QL_OK)
+        return status;
+    if (reaped || answer == QL_E_FULL)
+        answer = admit_once(call, name, admission, lease, verdict, &suspects);
+    return answer;
+}

@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "engine/engine.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/siphash.h"
+
+#define DEFAULT_SUBJECTS 65536u
+#define DEFAULT_METERS 4u
+#define DEFAULT_HOLDERS 1024u
+#define SUBJECTS_MAX (1u << 24)
+#define SHARDS_MAX 64u
+#define SHARD_SUBJECTS_MIN 256u
+
+enum param {
+    PARAM_SHARDS,
+    PARAM_SUBJECTS,
+    PARAM_LEASES,
+    PARAM_BUCKETS,
+    PARAM_METERS,
+    PARAM_MAX_SUBJECTS,
+    PARAM_MAX_LEASES,
+};
+
+static uint64_t power_of_two_from(uint64_t value)
+{
+    uint64_t power = 1;
+    while (power < value)
+        power *= 2;
+    return power;
+}
+
+static uint64_t align_line(uint64_t value)
+{
+    return (value + QLI_CACHE_LINE - 1) / QLI_CACHE_LINE * QLI_CACHE_LINE;
+}
+
+/* Subjects fall into shards by chance, so a shard has room for six standard
+ * deviations above its share: one shard in a billion stores is full early. */
+static uint64_t shard_share(uint64_t total, uint64_t shards)
+{
+    if (shards == 1)
+        return total;
+    uint64_t share = (total + shards - 1) / shards;
+    return share + 6 * (uint64_t)ceil(sqrt((double)share));
+}
+
+static void lay_out(struct qli_geometry *g, uint64_t body_offset)
+{
+    g->subject_size =
+        align_line(sizeof(struct qli_subject) + g->meter_capacity * sizeof(struct qli_cell));
+    g->shards_offset = body_offset + align_line(sizeof(struct qli_limits_page));
+    g->buckets_offset = g->shards_offset + g->shard_count * sizeof(struct qli_shard);
+    g->subjects_offset = align_line(g->buckets_offset + g->shard_count * g->shard_buckets * 8);
+    g->leases_offset = g->subjects_offset + g->shard_count * g->shard_subjects * g->subject_size;
+    g->body_end = g->leases_offset + g->shard_count * g->shard_leases * sizeof(struct qli_lease);
+}
+
+static void read_params(const struct qli_region_header *header, struct qli_geometry *g)
+{
+    g->shard_count = header->params[PARAM_SHARDS];
+    g->shard_subjects = header->params[PARAM_SUBJECTS];
+    g->shard_leases = header->params[PARAM_LEASES];
+    g->shard_buckets = header->params[PARAM_BUCKETS];
+    g->meter_capacity = header->params[PARAM_METERS];
+    g->max_subjects = header->params[PARAM_MAX_SUBJECTS];
+    g->max_leases = header->params[PARAM_MAX_LEASES];
+    lay_out(g, header->body_offset);
+}
+
+static bool is_power_of_two(uint64_t value)
+{
+    return value != 0 && (value & (value - 1)) == 0;
+}
+
+uint64_t qli_engine_stamp(void)
+{
+    static const uint64_t key[2];
+    const uint64_t sizes[] = {
+        sizeof(struct qli_region_header), sizeof(struct qli_holder), sizeof(struct qli_guard),
+        sizeof(struct qli_subject),       sizeof(struct qli_cell),   sizeof(struct qli_lease),
+        sizeof(struct qli_shard),         sizeof(struct qli_limits_page),
+    };
+    return qli_siphash(key, sizes, sizeof sizes);
+}
+
+static struct qli_shard *shards_of(const struct qli_region *region, const struct qli_geometry *g)
+{
+    return (struct qli_shard *)(region->base + g->shards_offset);
+}
+
+/* Links the free lists of a new region: slot 1 first. Everything else is zero. */
+static void format(struct qli_region *region)
+{
+    struct qli_geometry g;
+    read_params(region->header, &g);
+    for (uint64_t s = 0; s < g.shard_count; s++) {
+        unsigned char *subjects =
+            region->base + g.subjects_offset + s * g.shard_subjects * g.subject_size;
+        for (uint64_t i = 1; i < g.shard_subjects; i++)
+            ((struct qli_subject *)(subjects + (i - 1) * g.subject_size))->next = i + 1;
+        struct qli_lease *leases =
+            (struct qli_lease *)(region->base + g.leases_offset) + s * g.shard_leases;
+        for (uint64_t i = 1; i < g.shard_leases; i++)
+            leases[i - 1].next = i + 1;
+        shards_of(region, &g)[s].subject_free = 1;
+        shards_of(region, &g)[s].lease_free = 1;
+    }
+}
+
+static uint32_t meters_named(const struct ql_options *options)
+{
+    uint32_t meters = 0;
+    for (size_t i = 0; i < options->limit_count; i++)
+        meters += options->limits[i].window != QL_WINDOW_NONE;
+    return meters;
+}
+
+static uint64_t or_default(uint64_t value, uint64_t otherwise)
+{
+    return value != 0 ? value : otherwise;
+}
+
+enum ql_status qli_engine_plan(const struct ql_options *options, struct qli_region_plan *plan,
+                               struct ql_error *error)
+{
+    uint64_t subjects = or_default(options->max_subjects, DEFAULT_SUBJECTS);
+    uint64_t leases = or_default(options->max_leases, subjects);
+    uint64_t holders = or_default(options->max_holders, DEFAULT_HOLDERS);
+    uint64_t named = meters_named(options);
+    uint64_t meters = or_default(options->max_meters, named > DEFAULT_METERS ? named : DEFAULT_METERS);
+    if (subjects > SUBJECTS_MAX || leases > SUBJECTS_MAX)
+        return qli_error(error, QL_E_INVALID, 0, "max_subjects and max_leases are at most %u",
+                         SUBJECTS_MAX);
+    if (holders > 32768)
+        return qli_error(error, QL_E_INVALID, 0, "max_holders is at most 32768");
+    if (meters > QL_METERS_MAX)
+        return qli_error(error, QL_E_INVALID, 0, "max_meters is at most %d", QL_METERS_MAX);
+    uint64_t shards = 1;
+    while (shards < SHARDS_MAX && subjects / (shards * 2) >= SHARD_SUBJECTS_MIN)
+        shards *= 2;
+    *plan = (struct qli_region_plan){
+        .stamp = qli_engine_stamp(),
+        .holder_count = holders,
+        .guard_count = 1 + shards,
+        .injected_clock = options->clock != NULL,
+        .format = format,
+    };
+    struct qli_geometry g = {
+        .shard_count = shards,
+        .shard_subjects = shard_share(subjects, shards),
+        .shard_leases = shard_share(leases, shards),
+        .meter_capacity = meters,
+    };
+    g.shard_buckets = power_of_two_from(g.shard_subjects);
+    lay_out(&g, 0);
+    plan->body_size = g.body_end;
+    plan->params[PARAM_SHARDS] = g.shard_count;
+    plan->params[PARAM_SUBJECTS] = g.shard_subjects;
+    plan->params[PARAM_LEASES] = g.shard_leases;
+    plan->params[PARAM_BUCKETS] = g.shard_buckets;
+    plan->params[PARAM_METERS] = g.meter_capacity;
+    plan->params[PARAM_MAX_SUBJECTS] = subjects;
+    plan->params[PARAM_MAX_LEASES] = leases;
+    return QL_OK;
+}
+
+enum ql_status qli_engine_bind(struct qli_engine *engine, struct ql_error *error)
+{
+    const struct qli_region_header *header = engine->region.header;
+    struct qli_geometry *g = &engine->geometry;
+    read_params(header, g);
+    const uint64_t many = UINT64_C(1) << 32;
+    if (!is_power_of_two(g->shard_count) || g->shard_count + 1 != engine->region.guard_count ||
+        !is_power_of_two(g->shard_buckets) || g->shard_buckets > many || g->shard_subjects == 0 ||
+        g->shard_subjects > many || g->shard_leases == 0 || g->shard_leases > many ||
+        g->meter_capacity == 0 || g->meter_capacity > QL_METERS_MAX ||
+        g->body_end > engine->region.size)
+        return qli_error(error, QL_E_CORRUPT, 0, "the region's geometry makes no sense");
+    memcpy(engine->hash_key, header->hash_key, sizeof engine->hash_key);
+    memcpy(&engine->epoch, header->uuid, sizeof engine->epoch);
+    engine->page = (struct qli_limits_page *)(engine->region.base + header->body_offset);
+    return QL_OK;
+}
+
+enum ql_status qli_section_enter(const struct qli_call *call, uint64_t shard,
+                                 struct qli_section *section)
+{
+    struct qli_engine *engine = call->engine;
+    const struct qli_geometry *g = &engine->geometry;
+    unsigned char *base = engine->region.base;
+    section->engine = engine;
+    section->index = shard;
+    section->guard = &engine->region.guards[1 + shard];
+    section->shard = shards_of(&engine->region, g) + shard;
+    section->buckets = (uint64_t *)(base + g->buckets_offset) + shard * g->shard_buckets;
+    section->subjects = base + g->subjects_offset + shard * g->shard_subjects * g->subject_size;
+    section->leases = (struct qli_lease *)(base + g->leases_offset) + shard * g->shard_leases;
+    return qli_guard_enter(&engine->region, section->guard, call->self, call->wait_ms);
+}
+
+enum ql_status qli_section_abandon(struct qli_section *section, enum ql_status status)
+{
+    struct qli_region *region = &section->engine->region;
+    if (status == QL_E_CORRUPT || qli_guard_rollback(region, section->guard) != QL_OK)
+        status = qli_region_poison(region);
+    qli_section_leave(section);
+    return status;
+}

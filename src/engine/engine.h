@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The engine: quota state inside a region. This file owns the geometry of the
+ * body and the context of a call; the operations are in operation.h.
+ */
+#ifndef QLI_ENGINE_ENGINE_H
+#define QLI_ENGINE_ENGINE_H
+
+#include "engine/layout.h"
+#include "region/guard.h"
+#include "region/holder.h"
+
+/* The store's limits as one process last read them. Immutable once published;
+ * kept until the engine is closed, so that names in verdicts stay valid. */
+struct qli_limits {
+    uint64_t sequence;
+    size_t count;
+    struct ql_limit limits[QL_LIMITS_MAX];
+    uint32_t meter_of[QL_LIMITS_MAX]; /* index of the cell, if windowed */
+    uint32_t meter_count;
+    char meters[QL_METERS_MAX][QLI_NAME_SIZE];
+    char names[QL_LIMITS_MAX][QLI_NAME_SIZE];
+    struct qli_limits *older;
+};
+
+struct qli_geometry {
+    uint64_t shard_count; /* a power of two */
+    uint64_t shard_subjects;
+    uint64_t shard_leases;
+    uint64_t shard_buckets; /* a power of two */
+    uint64_t meter_capacity;
+    uint64_t subject_size;
+    uint64_t shards_offset;
+    uint64_t buckets_offset;
+    uint64_t subjects_offset;
+    uint64_t leases_offset;
+    uint64_t body_end;
+    uint64_t max_subjects; /* as asked for; the slots are a few more */
+    uint64_t max_leases;
+};
+
+struct qli_engine {
+    struct qli_region region;
+    struct qli_geometry geometry;
+    uint64_t hash_key[2];
+    uint64_t epoch;
+    struct qli_limits_page *page;
+    struct qli_limits *limits; /* the current ones; atomic */
+    pthread_mutex_t limits_mutex;
+};
+
+/* What one call carries through the engine. */
+struct qli_call {
+    struct qli_engine *engine;
+    const struct qli_limits *limits;
+    uint64_t self;
+    int64_t now_ns;
+    int64_t day;
+    int64_t boot_ns; /* CLOCK_BOOTTIME, or 0 while no lease has a deadline */
+    int64_t wait_ms;
+};
+
+/* A shard whose lock is held. */
+struct qli_section {
+    struct qli_engine *engine;
+    struct qli_guard *guard;
+    struct qli_shard *shard;
+    uint64_t *buckets;
+    unsigned char *subjects;
+    struct qli_lease *leases;
+    uint64_t index; /* of the shard */
+};
+
+/* Computes the geometry and the plan of a region for these options. */
+enum ql_status qli_engine_plan(const struct ql_options *options, struct qli_region_plan *plan,
+                               struct ql_error *error);
+
+/* The stamp that a region of this build has. */
+uint64_t qli_engine_stamp(void);
+
+/* Reads the geometry out of the mapped region and checks it. */
+enum ql_status qli_engine_bind(struct qli_engine *engine, struct ql_error *error);
+
+/* Enters the shard of a hash, or by its number. Leave with one of the three. */
+enum ql_status qli_section_enter(const struct qli_call *call, uint64_t shard,
+                                 struct qli_section *section);
+
+static inline uint64_t qli_engine_shard_of(const struct qli_engine *engine, uint64_t hash)
+{
+    return hash >> 32 & (engine->geometry.shard_count - 1);
+}
+
+static inline void qli_section_store(struct qli_section *section, uint64_t *field, uint64_t value)
+{
+    qli_guard_store(&section->engine->region, section->guard, field, value);
+}
+
+static inline void qli_section_commit(struct qli_section *section)
+{
+    qli_guard_commit(section->guard);
+}
+
+static inline void qli_section_leave(struct qli_section *section)
+{
+    qli_guard_leave(section->guard);
+}
+
+/* Takes back what is not committed and leaves; damage poisons the region.
+ * Returns status. */
+enum ql_status qli_section_abandon(struct qli_section *section, enum ql_status status);
+
+#endif

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The engine's records in the region's body, each with its lock and the
+ * meaning of zero. (The region's own are in region/format.h.)
+ *
+ *   limits page | shards | buckets | subjects | leases
+ *
+ * A subject belongs to the shard that its hash names. Everything in a shard is
+ * guarded by guard 1 + shard; the limits page by guard 0. Indices of subjects
+ * and leases count from 1 inside their shard; 0 is none.
+ *
+ * [S1] Each subject slot is used once: on the free list (meta 0), in the one
+ *      bucket chain that its hash names, or as the extension of one subject.
+ * [S2] A used subject's key is a valid subject, its hash that of the key, and
+ *      no other subject has the same key.
+ * [S3] subject_count is the number of used subjects.
+ * [L1] Each lease slot is on the free list, or held and on the list of the one
+ *      subject that it names; lists are linked both ways alike.
+ * [L2] A subject's lease_count is the length of its list; a shard's is their sum.
+ * [L3] A held lease names a holder's slot and a generation that is not above
+ *      the slot's.
+ * [U1] A cell's totals are amounts (2^63-1 at most), and day > previous_day
+ *      unless both are 0.
+ * [C1] The limits page has at most QL_LIMITS_MAX limits, valid as a list, and
+ *      meters with distinct names, each named by its index in the cells.
+ */
+#ifndef QLI_ENGINE_LAYOUT_H
+#define QLI_ENGINE_LAYOUT_H
+
+#include "quotalite.h"
+#include "region/format.h"
+
+#define QLI_KEY_INLINE 88u
+#define QLI_NAME_SIZE (QL_NAME_MAX + 1)
+
+/* What a meter of a subject adds up to. Zero: nothing, in 1970. */
+struct qli_cell {
+    uint64_t day;
+    uint64_t total;
+    uint64_t previous_day;
+    uint64_t previous_total;
+};
+
+/* meta of a subject slot: kind | key length << 8 | extension's index << 32. */
+enum qli_subject_kind {
+    QLI_SUBJECT_FREE = 0, /* next links the free list; nothing else has a meaning */
+    QLI_SUBJECT_USED = 1,
+    QLI_SUBJECT_EXTENSION = 2, /* bytes of a key behind QLI_KEY_INLINE; see struct qli_extension */
+};
+
+struct qli_subject {
+    uint64_t hash;
+    uint64_t next; /* in the bucket's chain or the free list */
+    uint64_t meta;
+    uint64_t leases; /* the list's first */
+    uint64_t lease_count;
+    char key[QLI_KEY_INLINE];
+    struct qli_cell cells[]; /* one a meter, as many as the store was made for */
+};
+
+/* A subject slot in its second use. */
+struct qli_extension {
+    uint64_t unused;
+    uint64_t next;
+    uint64_t meta;
+    char key[QL_SUBJECT_MAX + 1 - QLI_KEY_INLINE];
+};
+
+/* state of a lease slot: QLI_LEASE_HELD, or how its last lease ended. */
+enum qli_lease_state {
+    QLI_LEASE_NEVER = 0,
+    QLI_LEASE_HELD = 1,
+    QLI_LEASE_SETTLED = 2,
+    QLI_LEASE_REVOKED = 3,
+    QLI_LEASE_EXPIRED = 4,
+    QLI_LEASE_REAPED = 5,
+};
+
+/* In a free slot only generation, state and next have a meaning. */
+struct qli_lease {
+    uint64_t generation; /* of the lease that holds the slot, or did last */
+    uint64_t state;
+    uint64_t next; /* in the subject's list or the free list */
+    uint64_t previous;
+    uint64_t subject;
+    uint64_t holder;      /* a guard's word without the waiters bit */
+    uint64_t deadline_ns; /* CLOCK_BOOTTIME; 0: none */
+    uint64_t since_ns;    /* the store's clock */
+};
+
+struct qli_shard {
+    uint64_t subject_free;
+    uint64_t lease_free;
+    uint64_t subject_count;
+    uint64_t lease_count;
+    uint64_t evict_hand; /* the slot at which the next look for an idle subject begins */
+    uint64_t padding[3];
+};
+
+struct qli_shared_limit {
+    char name[QLI_NAME_SIZE];
+    uint64_t window; /* enum ql_window */
+    uint64_t meter;  /* an index, if windowed */
+    uint64_t cap;
+};
+
+struct qli_shared_limits {
+    uint64_t count;
+    struct qli_shared_limit limits[QL_LIMITS_MAX];
+};
+
+/* sequence chooses the live one of the two lists (its low bit) and is stored
+ * last: a death while the other one is written changes nothing. A meter's name
+ * is written before meter_count covers it. */
+struct qli_limits_page {
+    uint64_t sequence;
+    uint64_t meter_count;
+    uint64_t deadlines; /* 1 once a lease with a maximum age was taken; never goes back */
+    uint64_t omissions; /* admissions with an uncounted lease; atomic, no lock */
+    char meters[QL_METERS_MAX][QLI_NAME_SIZE];
+    struct qli_shared_limits lists[2];
+};
+
+_Static_assert(sizeof(struct qli_subject) == 128, "a subject with two cells is three lines");
+_Static_assert(sizeof(struct qli_lease) == QLI_CACHE_LINE, "a lease is a line");
+_Static_assert(sizeof(struct qli_shard) == QLI_CACHE_LINE, "a shard is a line");
+_Static_assert(sizeof(struct qli_extension) <= 192, "the smallest subject slot holds an extension");
+_Static_assert(offsetof(struct qli_subject, next) == offsetof(struct qli_extension, next) &&
+                   offsetof(struct qli_subject, meta) == offsetof(struct qli_extension, meta),
+               "a slot has its link and kind in one place");
+
+#endif

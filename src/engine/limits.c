@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A change writes the list that is not in use, then stores the sequence: a
+ * death before that store leaves the old list, and meters that no limit names.
+ */
+#include "engine/limits.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "rules/limit.h"
+
+#define WAIT_MS 5000
+
+static const struct qli_shared_limits *live_list(const struct qli_limits_page *page)
+{
+    return &page->lists[page->sequence & 1];
+}
+
+/* ---- reading ------------------------------------------------------------- */
+
+static void copy_name(char to[QLI_NAME_SIZE], const char *from)
+{
+    memcpy(to, from, QLI_NAME_SIZE);
+    to[QL_NAME_MAX] = '\0';
+}
+
+static enum ql_status read_limit(struct qli_limits *limits, size_t i,
+                                 const struct qli_shared_limit *shared)
+{
+    copy_name(limits->names[i], shared->name);
+    limits->limits[i] = (struct ql_limit){
+        .name = limits->names[i],
+        .window = (enum ql_window)shared->window,
+        .cap = (int64_t)shared->cap,
+    };
+    if (shared->window == QL_WINDOW_NONE)
+        return QL_OK;
+    if (shared->meter >= limits->meter_count)
+        return QL_E_CORRUPT;
+    limits->meter_of[i] = (uint32_t)shared->meter;
+    limits->limits[i].meter = limits->meters[shared->meter];
+    return QL_OK;
+}
+
+static enum ql_status read_page(const struct qli_engine *engine, struct qli_limits *limits)
+{
+    const struct qli_limits_page *page = engine->page;
+    const struct qli_shared_limits *list = live_list(page);
+    if (page->meter_count > engine->geometry.meter_capacity || list->count > QL_LIMITS_MAX)
+        return QL_E_CORRUPT;
+    limits->sequence = page->sequence;
+    limits->count = list->count;
+    limits->meter_count = (uint32_t)page->meter_count;
+    for (uint32_t m = 0; m < limits->meter_count; m++)
+        copy_name(limits->meters[m], page->meters[m]);
+    for (size_t i = 0; i < limits->count; i++) {
+        enum ql_status status = read_limit(limits, i, &list->limits[i]);
+        if (status != QL_OK)
+            return status;
+    }
+    return qli_limit_validate(limits->limits, limits->count, NULL) == QL_OK ? QL_OK
+                                                                            : QL_E_CORRUPT;
+}
+
+enum ql_status qli_limits_refresh(struct qli_engine *engine, uint64_t self, int64_t wait_ms)
+{
+    struct qli_limits *limits = calloc(1, sizeof *limits);
+    if (limits == NULL)
+        return QL_E_NOMEM;
+    pthread_mutex_lock(&engine->limits_mutex);
+    enum ql_status status = QL_OK;
+    if (qli_limits_stale(engine)) {
+        status = qli_guard_enter(&engine->region, &engine->region.guards[0], self, wait_ms);
+        if (status == QL_OK) {
+            status = read_page(engine, limits);
+            qli_guard_leave(&engine->region.guards[0]);
+        }
+        if (status == QL_OK) {
+            limits->older = engine->limits;
+            __atomic_store_n(&engine->limits, limits, __ATOMIC_RELEASE);
+            limits = NULL;
+        }
+    }
+    pthread_mutex_unlock(&engine->limits_mutex);
+    free(limits);
+    return status == QL_E_CORRUPT ? qli_region_poison(&engine->region) : status;
+}
+
+int qli_limits_meter(const struct qli_limits *limits, const char *meter)
+{
+    for (uint32_t m = 0; m < limits->meter_count; m++) {
+        if (strcmp(limits->meters[m], meter) == 0)
+            return (int)m;
+    }
+    return -1;
+}
+
+void qli_limits_free(struct qli_engine *engine)
+{
+    while (engine->limits != NULL) {
+        struct qli_limits *older = engine->limits->older;
+        free(engine->limits);
+        engine->limits = older;
+    }
+}
+
+/* ---- changing ------------------------------------------------------------ */
+
+static bool same_limit(const struct ql_limit *a, const struct ql_limit *b)
+{
+    return strcmp(a->name, b->name) == 0 && a->window == b->window && a->cap == b->cap &&
+           (a->meter == NULL ? b->meter == NULL
+                             : b->meter != NULL && strcmp(a->meter, b->meter) == 0);
+}
+
+static enum ql_status report_difference(const struct qli_limits *store,
+                                        const struct ql_limit *limits, size_t count,
+                                        struct ql_error *error)
+{
+    const char *advice = "give the store's limits, give none to adopt them, or set replace_limits";
+    for (size_t i = 0; i < count && i < store->count; i++) {
+        if (!same_limit(&store->limits[i], &limits[i]))
+            return qli_error(error, QL_E_LIMITS, 0,
+                             "limit %zu is %s (cap %lld) in the store, but %s (cap %lld) was "
+                             "given: %s",
+                             i + 1, store->limits[i].name, (long long)store->limits[i].cap,
+                             limits[i].name, (long long)limits[i].cap, advice);
+    }
+    return qli_error(error, QL_E_LIMITS, 0, "the store has %zu limits, but %zu were given: %s",
+                     store->count, count, advice);
+}
+
+static bool same_list(const struct qli_limits *store, const struct ql_limit *limits, size_t count)
+{
+    bool same = store->count == count;
+    for (size_t i = 0; same && i < count; i++)
+        same = same_limit(&store->limits[i], &limits[i]);
+    return same;
+}
+
+/* The meter's index, made if it is new. QL_E_FULL. */
+static enum ql_status name_meter(struct qli_engine *engine, const char *name, uint64_t *meter)
+{
+    struct qli_limits_page *page = engine->page;
+    for (*meter = 0; *meter < page->meter_count; ++*meter) {
+        if (strncmp(page->meters[*meter], name, QLI_NAME_SIZE) == 0)
+            return QL_OK;
+    }
+    if (*meter >= engine->geometry.meter_capacity)
+        return QL_E_FULL;
+    strncpy(page->meters[*meter], name, QLI_NAME_SIZE);
+    __atomic_store_n(&page->meter_count, *meter + 1, __ATOMIC_RELEASE);
+    return QL_OK;
+}
+
+static enum ql_status write_list(struct qli_engine *engine, const struct ql_limit *limits,
+                                 size_t count)
+{
+    struct qli_limits_page *page = engine->page;
+    struct qli_shared_limits *list = &page->lists[(page->sequence + 1) & 1];
+    memset(list, 0, sizeof *list);
+    list->count = count;
+    for (size_t i = 0; i < count; i++) {
+        struct qli_shared_limit *shared = &list->limits[i];
+        memcpy(shared->name, limits[i].name, strlen(limits[i].name));
+        shared->window = limits[i].window;
+        shared->cap = (uint64_t)limits[i].cap;
+        if (limits[i].window == QL_WINDOW_NONE)
+            continue;
+        enum ql_status status = name_meter(engine, limits[i].meter, &shared->meter);
+        if (status != QL_OK)
+            return status;
+    }
+    __atomic_store_n(&page->sequence, page->sequence + 1, __ATOMIC_RELEASE);
+    return QL_OK;
+}
+
+/* Guard 0 is held: compares with the page itself, not with what was read once. */
+static enum ql_status apply_locked(struct qli_engine *engine, const struct ql_limit *limits,
+                                   size_t count, bool replace, struct ql_error *error)
+{
+    struct qli_limits store = {0};
+    enum ql_status status = read_page(engine, &store);
+    if (status != QL_OK)
+        return status;
+    if (store.sequence != 0 && same_list(&store, limits, count))
+        return QL_OK;
+    if (store.sequence != 0 && !replace)
+        return report_difference(&store, limits, count, error);
+    status = write_list(engine, limits, count);
+    if (status == QL_E_FULL)
+        return qli_error(error, status, 0,
+                         "the store was made for %llu meters and the limits name another one: "
+                         "make the store with a larger max_meters",
+                         (unsigned long long)engine->geometry.meter_capacity);
+    return status;
+}
+
+enum ql_status qli_limits_apply(struct qli_engine *engine, uint64_t self,
+                                const struct ql_limit *limits, size_t count, bool replace,
+                                struct ql_error *error)
+{
+    struct qli_guard *guard = &engine->region.guards[0];
+    enum ql_status status = qli_guard_enter(&engine->region, guard, self, WAIT_MS);
+    if (status != QL_OK)
+        return qli_error(error, status, 0, "cannot read the store's limits: %s",
+                         ql_status_text(status));
+    status = apply_locked(engine, limits, count, replace, error);
+    qli_guard_leave(guard);
+    if (status == QL_E_CORRUPT)
+        return qli_error(error, qli_region_poison(&engine->region), 0,
+                         "the store's limits are damaged");
+    return status;
+}

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The operations on quota state. Each is one change under one shard's lock,
+ * ended by one commit. QL_E_BUSY from any of them: nothing was done.
+ */
+#ifndef QLI_ENGINE_OPERATION_H
+#define QLI_ENGINE_OPERATION_H
+
+#include "engine/subject.h"
+
+/* What an admission looks at and takes. */
+struct qli_admission {
+    bool budgets;     /* check windowed limits */
+    int only_limit;   /* index of the one to check, or -1 for all */
+    bool slot;        /* check the concurrent limit and take a lease */
+    int64_t age_ns;   /* the lease's maximum age, or 0 */
+};
+
+enum ql_status qli_operation_admit(const struct qli_call *call, const struct qli_name *name,
+                                   const struct qli_admission *admission, struct ql_lease *lease,
+                                   struct ql_verdict *verdict);
+
+/* A charge with its meter found. */
+struct qli_amount {
+    uint32_t meter;
+    int64_t amount;
+};
+
+enum ql_status qli_operation_charge(const struct qli_call *call, const struct qli_name *name,
+                                    struct qli_amount amount);
+
+enum ql_status qli_operation_settle(const struct qli_call *call, struct ql_lease lease,
+                                    const struct qli_amount *amounts, size_t count);
+
+enum ql_status qli_operation_revoke(const struct qli_call *call, struct ql_lease lease);
+
+enum ql_status qli_operation_usage(const struct qli_call *call, const struct qli_name *name,
+                                   struct ql_usage *usage);
+
+/* Fills in what a subject has used; NULL is a subject that nobody knows. */
+void qli_operation_report(const struct qli_call *call, const struct qli_subject *subject,
+                          struct ql_usage *usage);
+
+/* Ends the leases of a slot's generations up to the given one. */
+enum ql_status qli_operation_reap(const struct qli_call *call, uint64_t slot,
+                                  uint64_t up_to_generation);
+
+/* Reaps every holder that is found dead. */
+enum ql_status qli_operation_reap_dead(const struct qli_call *call);
+
+#endif

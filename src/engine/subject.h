@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Subjects of a shard: finding, inserting, evicting. The shard's lock is held.
+ */
+#ifndef QLI_ENGINE_SUBJECT_H
+#define QLI_ENGINE_SUBJECT_H
+
+#include "engine/engine.h"
+
+/* A subject's name as a call brings it. */
+struct qli_name {
+    const char *text;
+    size_t length;
+    uint64_t hash;
+    uint32_t levels;
+};
+
+static inline enum qli_subject_kind qli_subject_kind(const struct qli_subject *subject)
+{
+    return (enum qli_subject_kind)(subject->meta & 0xff);
+}
+
+static inline uint64_t qli_subject_key_length(const struct qli_subject *subject)
+{
+    return subject->meta >> 8 & 0xffff;
+}
+
+static inline uint64_t qli_subject_extension(const struct qli_subject *subject)
+{
+    return subject->meta >> 32;
+}
+
+/* QL_OK and the name, or QL_E_SUBJECT. */
+enum ql_status qli_subject_name(const struct qli_engine *engine, const char *text,
+                                struct qli_name *name);
+
+/* The slot of an index from 1; NULL if there is no such slot. */
+struct qli_subject *qli_subject_at(const struct qli_section *section, uint64_t index);
+
+/* *index is the subject's, or 0 if it is unknown. QL_E_CORRUPT. */
+enum ql_status qli_subject_find_locked(struct qli_section *section, const struct qli_name *name,
+                                       uint64_t *index);
+
+/* Makes the subject, undoably. Evicts an idle one, which is committed, if there
+ * is no room: call it before the first store of an operation. QL_E_FULL. */
+enum ql_status qli_subject_insert_locked(struct qli_section *section, const struct qli_name *name,
+                                         int64_t day, uint64_t *index);
+
+/* Copies the key, NUL-terminated. QL_E_CORRUPT. */
+enum ql_status qli_subject_key(const struct qli_section *section,
+                               const struct qli_subject *subject, char key[QL_SUBJECT_MAX + 1]);
+
+#endif

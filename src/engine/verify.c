@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The tags are those of region/format.h and engine/layout.h. Every walk is
+ * bounded by the number of slots, so that a damaged list ends.
+ */
+#include "engine/verify.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/siphash.h"
+#include "engine/lease.h"
+#include "engine/limits.h"
+#include "rules/name.h"
+
+/* What a slot was seen as. */
+enum seen { SEEN_NOWHERE = 0, SEEN_FREE, SEEN_USED, SEEN_EXTENSION };
+
+struct walk {
+    const struct qli_call *call;
+    struct qli_section section;
+    unsigned char *subjects_seen; /* by index */
+    unsigned char *leases_seen;
+    uint64_t subjects;
+    uint64_t leases;
+    const char *fault;
+};
+
+static bool fail(struct walk *walk, const char *fault)
+{
+    if (walk->fault == NULL)
+        walk->fault = fault;
+    return false;
+}
+
+static bool mark(unsigned char *seen, uint64_t index, enum seen as)
+{
+    bool first = seen[index] == SEEN_NOWHERE;
+    seen[index] = (unsigned char)as;
+    return first;
+}
+
+/* ---- subjects ------------------------------------------------------------ */
+
+static bool walk_free_subjects(struct walk *walk)
+{
+    uint64_t index = walk->section.shard->subject_free;
+    while (index != 0) {
+        const struct qli_subject *slot = qli_subject_at(&walk->section, index);
+        if (slot == NULL || slot->meta != 0 || !mark(walk->subjects_seen, index, SEEN_FREE))
+            return fail(walk, "[S1] the free list of subjects has a slot that is not free or twice");
+        index = slot->next;
+    }
+    return true;
+}
+
+static bool check_extension(struct walk *walk, const struct qli_subject *subject)
+{
+    uint64_t index = qli_subject_extension(subject);
+    bool needed = qli_subject_key_length(subject) > QLI_KEY_INLINE;
+    if (!needed)
+        return index == 0 || fail(walk, "[S1] a short key has an extension");
+    const struct qli_subject *extension = qli_subject_at(&walk->section, index);
+    if (extension == NULL || qli_subject_kind(extension) != QLI_SUBJECT_EXTENSION ||
+        !mark(walk->subjects_seen, index, SEEN_EXTENSION))
+        return fail(walk, "[S1] the extension of a key is no extension or is used twice");
+    return true;
+}
+
+static bool check_key(struct walk *walk, const struct qli_subject *subject, uint64_t index,
+                      uint64_t bucket)
+{
+    char key[QL_SUBJECT_MAX + 1];
+    uint32_t levels;
+    const struct qli_engine *engine = walk->section.engine;
+    if (qli_subject_key(&walk->section, subject, key) != QL_OK ||
+        qli_name_subject(key, &levels) != qli_subject_key_length(subject))
+        return fail(walk, "[S2] a subject's key is no valid subject");
+    struct qli_name name = {key, strlen(key), 0, levels};
+    name.hash = qli_siphash(engine->hash_key, key, name.length);
+    if (name.hash != subject->hash || (name.hash & (engine->geometry.shard_buckets - 1)) != bucket ||
+        qli_engine_shard_of(engine, name.hash) != walk->section.index)
+        return fail(walk, "[S2] a subject's hash is not that of its key, or in the wrong chain");
+    uint64_t found;
+    if (qli_subject_find_locked(&walk->section, &name, &found) != QL_OK || found != index)
+        return fail(walk, "[S2] two subjects have the same key");
+    return true;
+}
+
+static bool check_cells(struct walk *walk, const struct qli_subject *subject)
+{
+    for (uint64_t m = 0; m < walk->section.engine->geometry.meter_capacity; m++) {
+        const struct qli_cell *cell = &subject->cells[m];
+        bool ordered = cell->day > cell->previous_day || (cell->day == 0 && cell->previous_day == 0);
+        if (!ordered || cell->total > INT64_MAX || cell->previous_total > INT64_MAX)
+            return fail(walk, "[U1] a cell has days out of order or a total that is no amount");
+    }
+    return true;
+}
+
+static bool walk_subject_leases(struct walk *walk, const struct qli_subject *subject,
+                                uint64_t subject_index)
+{
+    uint64_t count = 0;
+    uint64_t previous = 0;
+    for (uint64_t index = subject->leases; index != 0; count++) {
+        const struct qli_lease *lease = qli_lease_at(&walk->section, index);
+        if (lease == NULL || lease->state != QLI_LEASE_HELD || lease->subject != subject_index ||
+            lease->previous != previous || !mark(walk->leases_seen, index, SEEN_USED))
+            return fail(walk, "[L1] a subject's list has a lease that is not its own, or twice");
+        uint64_t slot = qli_word_slot(lease->holder);
+        const struct qli_region *region = &walk->section.engine->region;
+        if (slot >= region->holder_count ||
+            qli_word_generation(lease->holder) >
+                __atomic_load_n(&region->holders[slot].generation, __ATOMIC_ACQUIRE))
+            return fail(walk, "[L3] a lease names a holder that never was");
+        previous = index;
+        index = lease->next;
+    }
+    walk->leases += count;
+    return count == subject->lease_count || fail(walk, "[L2] a subject's lease_count is wrong");
+}
+
+static bool check_subject(struct walk *walk, uint64_t index, uint64_t bucket)
+{
+    const struct qli_subject *subject = qli_subject_at(&walk->section, index);
+    if (subject == NULL || qli_subject_kind(subject) != QLI_SUBJECT_USED ||
+        !mark(walk->subjects_seen, index, SEEN_USED))
+        return fail(walk, "[S1] a chain has a slot that is no subject, or twice");
+    walk->subjects++;
+    return check_extension(walk, subject) && check_key(walk, subject, index, bucket) &&
+           check_cells(walk, subject) && walk_subject_leases(walk, subject, index);
+}
+
+static bool walk_buckets(struct walk *walk)
+{
+    for (uint64_t b = 0; b < walk->section.engine->geometry.shard_buckets; b++) {
+        uint64_t index = walk->section.buckets[b];
+        while (index != 0) {
+            if (!check_subject(walk, index, b))
+                return false;
+            index = qli_subject_at(&walk->section, index)->next;
+        }
+    }
+    return walk->subjects == walk->section.shard->subject_count ||
+           fail(walk, "[S3] subject_count is wrong");
+}
+
+/* ---- leases and the rest ------------------------------------------------- */
+
+static bool walk_free_leases(struct walk *walk)
+{
+    uint64_t index = walk->section.shard->lease_free;
+    while (index != 0) {
+        const struct qli_lease *lease = qli_lease_at(&walk->section, index);
+        if (lease == NULL || lease->state == QLI_LEASE_HELD ||
+            !mark(walk->leases_seen, index, SEEN_FREE))
+            return fail(walk, "[L1] the free list of leases has a slot that is held or twice");
+        index = lease->next;
+    }
+    return true;
+}
+
+static bool all_seen(const unsigned char *seen, uint64_t count)
+{
+    return memchr(seen + 1, SEEN_NOWHERE, count) == NULL;
+}
+
+static bool check_totals(struct walk *walk)
+{
+    const struct qli_geometry *g = &walk->section.engine->geometry;
+    if (walk->leases != walk->section.shard->lease_count)
+        return fail(walk, "[L2] a shard's lease_count is wrong");
+    if (!all_seen(walk->subjects_seen, g->shard_subjects))
+        return fail(walk, "[S1] a subject slot is on no list");
+    if (!all_seen(walk->leases_seen, g->shard_leases))
+        return fail(walk, "[L1] a lease slot is on no list");
+    return true;
+}
+
+static enum ql_status verify_shard(struct walk *walk, uint64_t shard)
+{
+    const struct qli_geometry *g = &walk->call->engine->geometry;
+    memset(walk->subjects_seen, SEEN_NOWHERE, g->shard_subjects + 1);
+    memset(walk->leases_seen, SEEN_NOWHERE, g->shard_leases + 1);
+    walk->subjects = 0;
+    walk->leases = 0;
+    enum ql_status status = qli_section_enter(walk->call, shard, &walk->section);
+    if (status != QL_OK)
+        return status;
+    bool sound = walk_free_subjects(walk) && walk_buckets(walk) && walk_free_leases(walk) &&
+                 check_totals(walk);
+    qli_section_leave(&walk->section);
+    return sound ? QL_OK : QL_E_CORRUPT;
+}
+
+static enum ql_status verify_shards(struct walk *walk, struct ql_verify_report *report,
+                                    struct ql_error *error)
+{
+    for (uint64_t shard = 0; shard < walk->call->engine->geometry.shard_count; shard++) {
+        enum ql_status status = verify_shard(walk, shard);
+        if (status == QL_E_CORRUPT)
+            return qli_error(error, status, 0,
+                             "shard %llu: %s; move the store's directory away and keep it for a "
+                             "report",
+                             (unsigned long long)shard,
+                             walk->fault != NULL ? walk->fault : "[R5] the undo log is damaged");
+        if (status != QL_OK)
+            return qli_error(error, status, 0, "shard %llu: %s", (unsigned long long)shard,
+                             ql_status_text(status));
+        report->subjects += walk->subjects;
+        report->leases += walk->leases;
+    }
+    return QL_OK;
+}
+
+static void count_holders(const struct qli_call *call, struct ql_verify_report *report)
+{
+    struct qli_region *region = &call->engine->region;
+    for (uint64_t slot = 0; slot < region->holder_count; slot++) {
+        uint64_t attached = __atomic_load_n(&region->holders[slot].attached, __ATOMIC_ACQUIRE);
+        report->holders += attached != 0 && qli_holder_alive(region, call->self,
+                                                             qli_word_make(slot, attached));
+    }
+}
+
+enum ql_status qli_verify(const struct qli_call *call, struct ql_verify_report *report,
+                          struct ql_error *error)
+{
+    const struct qli_geometry *g = &call->engine->geometry;
+    memset(report, 0, sizeof *report);
+    report->max_subjects = g->max_subjects;
+    report->max_leases = g->max_leases;
+    report->region_bytes = call->engine->region.size;
+    report->omissions = __atomic_load_n(&call->engine->page->omissions, __ATOMIC_RELAXED);
+    struct walk walk = {
+        .call = call,
+        .subjects_seen = malloc(g->shard_subjects + 1),
+        .leases_seen = malloc(g->shard_leases + 1),
+    };
+    enum ql_status status = QL_E_NOMEM;
+    if (walk.subjects_seen != NULL && walk.leases_seen != NULL)
+        status = verify_shards(&walk, report, error);
+    else
+        qli_error(error, status, 0, "out of memory");
+    free(walk.subjects_seen);
+    free(walk.leases_seen);
+    count_holders(call, report);
+    return status;
+}

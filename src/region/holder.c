@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Registering stores, in this order:
+ *   1. the byte's lock (kernel)   a death after it: the kernel drops it
+ *   2. generation + 1             a death after it: all older generations are dead for everybody
+ *   3. words of guards that older generations of the slot died in, repaired
+ *   4. leases of older generations of the slot, reaped
+ *   5. pid, attached = generation a death before it: attached has the old value, so a tick
+ *                                 still finds what 4 had not reaped
+ *   6. self->word                 from here on the process may take locks and leases
+ * In the other order, 2 after 3, a death between the two would leave a lock
+ * word that the slot's next owner takes for its own, for ever.
+ */
+#include "region/holder.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "region/guard.h"
+#include "region/lockfile.h"
+
+static bool take_slot(struct qli_region *region, int token_fd, uint64_t *slot)
+{
+    for (*slot = 0; *slot < region->holder_count; ++*slot) {
+        if (qli_lockfile_take(token_fd, QLI_BYTE_HOLDERS + *slot))
+            return true;
+    }
+    return false;
+}
+
+static uint64_t raise_generation(struct qli_region *region, uint64_t slot)
+{
+    struct qli_holder *holder = &region->holders[slot];
+    uint64_t generation = holder->generation + 1;
+    __atomic_store_n(&holder->generation, generation, __ATOMIC_SEQ_CST);
+    return qli_word_make(slot, generation);
+}
+
+enum ql_status qli_holder_register(struct qli_region *region, int token_fd,
+                                   qli_holder_reaper reap, void *context, struct ql_error *error)
+{
+    uint64_t slot;
+    if (!take_slot(region, token_fd, &slot))
+        return qli_error(error, QL_E_FULL, 0,
+                         "all %llu holder slots are taken: make the store with a larger "
+                         "max_holders",
+                         (unsigned long long)region->holder_count);
+    uint64_t self = raise_generation(region, slot);
+    enum ql_status status = qli_guard_inherit(region, self);
+    if (status == QL_OK)
+        status = reap(context, self);
+    if (status != QL_OK) {
+        qli_lockfile_give(token_fd, QLI_BYTE_HOLDERS + slot);
+        return qli_error(error, status, 0, "cannot take over the slot of a dead process: %s",
+                         ql_status_text(status));
+    }
+    region->holders[slot].pid = (uint64_t)getpid();
+    __atomic_store_n(&region->holders[slot].attached, qli_word_generation(self),
+                     __ATOMIC_RELEASE);
+    region->token_fd = token_fd;
+    __atomic_store_n(&region->self->word, self, __ATOMIC_RELEASE);
+    return QL_OK;
+}
+
+void qli_holder_detach(struct qli_region *region)
+{
+    uint64_t self = qli_holder_self(region);
+    if (self == 0)
+        return;
+    __atomic_store_n(&region->self->word, 0, __ATOMIC_RELEASE);
+    __atomic_store_n(&region->holders[qli_word_slot(self)].attached, 0, __ATOMIC_RELEASE);
+    close(region->token_fd);
+    region->token_fd = -1;
+}
+
+bool qli_holder_alive(struct qli_region *region, uint64_t self, uint64_t word)
+{
+    word &= ~QLI_WORD_WAITERS;
+    if (word == self)
+        return true;
+    uint64_t slot = qli_word_slot(word);
+    if (word == 0 || slot >= region->holder_count)
+        return false;
+    uint64_t generation =
+        __atomic_load_n(&region->holders[slot].generation, __ATOMIC_ACQUIRE);
+    /* The slot has a new owner, who could take its byte only after a death. */
+    if (generation != qli_word_generation(word))
+        return false;
+    return qli_lockfile_locked(region->lock_fd, QLI_BYTE_HOLDERS + slot, 1);
+}
+
+bool qli_holder_token_held(struct qli_region *region)
+{
+    uint64_t self = qli_holder_self(region);
+    struct stat token;
+    struct stat lock;
+    return fstat(region->token_fd, &token) == 0 && fstat(region->lock_fd, &lock) == 0 &&
+           token.st_dev == lock.st_dev && token.st_ino == lock.st_ino &&
+           qli_lockfile_locked(region->lock_fd, QLI_BYTE_HOLDERS + qli_word_slot(self), 1);
+}
