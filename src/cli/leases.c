@@ -12,7 +12,7 @@ struct held {
     char *subject;
     int64_t since;
     int64_t age_ms;
-    int64_t max_age_ms;
+    int64_t expires_in_ms;
     int64_t pid;
 };
 
@@ -38,7 +38,7 @@ static int collect(void *context, const struct ql_lease_info *lease)
     held->subject = cli_copy(lease->subject);
     held->since = lease->since;
     held->age_ms = lease->age_ms;
-    held->max_age_ms = lease->max_age_ms;
+    held->expires_in_ms = lease->expires_in_ms;
     held->pid = lease->pid;
     return 0;
 }
@@ -89,11 +89,10 @@ static void print_json(const struct held_list *list)
     cli_json_list_begin("leases");
     for (size_t i = 0; i < list->count; i++) {
         const struct held *held = &list->items[i];
-        cli_json_list_item(i == 0,
-                           json_pack("{s:s, s:o, s:I, s:I, s:I, s:I}", "lease", held->id, "subject",
-                                     cli_json_text(held->subject), "since", (json_int_t)held->since,
-                                     "age_ms", (json_int_t)held->age_ms, "max_age_ms",
-                                     (json_int_t)held->max_age_ms, "pid", (json_int_t)held->pid));
+        cli_json_list_item(
+            i == 0, json_pack("{s:s, s:o, s:I, s:I, s:I}", "lease", held->id, "subject",
+                              cli_json_text(held->subject), "since", (json_int_t)held->since,
+                              "age_ms", (json_int_t)held->age_ms, "pid", (json_int_t)held->pid));
     }
     cli_json_list_end(list->count == 0);
 }
