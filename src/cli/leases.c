@@ -61,20 +61,26 @@ static int in_order(const void *left, const void *right)
 static void print_table(const struct held_list *list)
 {
     static const struct cli_column columns[] = {
-        {"LEASE", false}, {"SUBJECT", false}, {"SINCE", false}, {"AGE", true}, {"PID", true},
+        {"LEASE", false}, {"SUBJECT", false}, {"SINCE", false},
+        {"AGE", true},    {"EXPIRES", true},  {"PID", true},
     };
-    struct cli_table table = {.columns = columns, .column_count = 5};
+    struct cli_table table = {.columns = columns, .column_count = 6};
     for (size_t i = 0; i < list->count; i++) {
         const struct held *held = &list->items[i];
         char since[CLI_CELL_MAX];
         char age[CLI_CELL_MAX];
+        char expires[CLI_CELL_MAX] = "-";
         char pid[CLI_CELL_MAX];
         char *safe = cli_safe(held->subject);
+        if (held->expires_in_ms != 0) {
+            cli_cell_age(expires, held->expires_in_ms);
+        }
         const char *const cells[] = {
             held->id,
             safe,
             cli_cell_time(since, held->since),
             cli_cell_age(age, held->age_ms),
+            expires,
             cli_cell_number(pid, held->pid),
         };
         cli_table_add(&table, cells);
@@ -84,15 +90,22 @@ static void print_table(const struct held_list *list)
     cli_table_free(&table);
 }
 
+static json_t *json_lease(const struct held *held)
+{
+    bool expires = held->expires_in_ms != 0;
+    return json_pack("{s:s, s:o, s:I, s:I, s:o, s:I}", "lease", held->id, "subject",
+                     cli_json_text(held->subject), "since", (json_int_t)held->since, "age_ms",
+                     (json_int_t)held->age_ms, "expires_in_ms",
+                     expires ? json_integer(held->expires_in_ms) : json_null(), "pid",
+                     (json_int_t)held->pid);
+}
+
 static void print_json(const struct held_list *list)
 {
     cli_json_list_begin("leases");
     for (size_t i = 0; i < list->count; i++) {
         const struct held *held = &list->items[i];
-        cli_json_list_item(
-            i == 0, json_pack("{s:s, s:o, s:I, s:I, s:I}", "lease", held->id, "subject",
-                              cli_json_text(held->subject), "since", (json_int_t)held->since,
-                              "age_ms", (json_int_t)held->age_ms, "pid", (json_int_t)held->pid));
+        cli_json_list_item(i == 0, json_lease(held));
     }
     cli_json_list_end(list->count == 0);
 }
@@ -165,8 +178,9 @@ const struct cli_command cli_leases_command = {
     .arguments = " [SUBJECT | --revoke ID]",
     .summary = "who holds slots; --revoke frees one that is stuck",
     .help = "Prints the leases that are held, by SUBJECT or by all, sorted by subject and\n"
-            "age. PID is the holder's in its own pid namespace: in a container it may differ\n"
-            "from what is seen outside.\n"
+            "age. EXPIRES is the time to a lease's maximum age, if it has one. PID is the\n"
+            "holder's in its own pid namespace: in a container it may differ from what is\n"
+            "seen outside.\n"
             "\n"
             "  -r, --revoke ID   end this lease and free its slot; the work itself is not\n"
             "                    stopped, and its owner cannot settle the lease any more\n"

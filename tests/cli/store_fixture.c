@@ -59,7 +59,10 @@ static void obey(char **words, int count)
         status = open_store(words, count);
     } else if (strcmp(words[0], "acquire") == 0) {
         struct ql_lease lease;
-        status = ql_acquire(ql, words[1], &lease, NULL);
+        struct ql_request request = QL_REQUEST_INIT;
+        request.max_age_ms = count == 3 ? strtoll(words[2], NULL, 10) : 0;
+        status = count == 3 ? ql_admit(ql, words[1], &request, &lease, NULL)
+                            : ql_acquire(ql, words[1], &lease, NULL);
         ql_lease_format(lease, text);
     } else if (strcmp(words[0], "settle") == 0) {
         status = settle(words, count);

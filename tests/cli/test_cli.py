@@ -220,14 +220,22 @@ def test_leases_lists_who_holds_what(cli, store):
         (bob, "bob"),
     }
     assert [row[1] for row in table] == ["alice", "alice", "bob"]
-    assert {row[4] for row in table} == {str(store.pid)}
+    assert {(row[4], row[5]) for row in table} == {("-", str(store.pid))}
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", table[0][2])
     assert re.fullmatch(r"\d+\.\ds|\d+m\d\ds", table[0][3])
 
     (lease,) = cli("leases", "bob", "--json").json["leases"]
     assert lease["lease"] == bob and lease["subject"] == "bob"
     assert lease["pid"] == store.pid and lease["age_ms"] >= 0 and lease["since"] > 0
+    assert lease["expires_in_ms"] is None
     assert cli("leases", "nobody", "--json").json == {"leases": []}
+
+
+def test_leases_tells_when_a_lease_expires(cli, store):
+    assert store.ask("acquire", "alice", 3600000)[0] == "QL_OK"
+    (lease,) = cli("leases", "--json").json["leases"]
+    assert 3500000 < lease["expires_in_ms"] <= 3600000
+    assert re.fullmatch(r"5\dm\d\ds|1h00m", rows(cli("leases").out)[0][4])
 
 
 def test_revoke_frees_a_slot_once(cli, store):
