@@ -202,6 +202,11 @@ def report_lost(what: str, amount: int) -> None:
     logger.error("lost: %s (amount %d): the store did not take it", what, amount)
 
 
+def report_more_lost(_: str, count: int) -> None:
+    """What was lost beyond the lines that named it."""
+    logger.error("lost: %d further charges and releases: the store did not take them", count)
+
+
 # ---- the clock ---------------------------------------------------------------
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)

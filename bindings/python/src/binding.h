@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What the files of the extension share. module.c puts it together; store.c
+ * owns the handle, lease.c and tracker.c stand on it, queue.c keeps what could
+ * not be carried out yet, argument.c reads arguments, failure.c raises.
+ *
+ * All fields of all objects are guarded by the GIL. A ql_ call is made with
+ * the GIL; the library gives it up through wait_begin only when it sleeps.
+ */
+#ifndef QUOTALITE_BINDING_H
+#define QUOTALITE_BINDING_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "quotalite.h"
+
+/* ---- objects ----------------------------------------------------------- */
+
+struct queue_entry;
+
+/* Charges and releases that the machine did not let through. */
+struct queue {
+    struct queue_entry *entries;
+    size_t count;
+    size_t capacity;
+    pid_t owner;           /* a forked child drops what its parent queued */
+    bool draining;         /* a thread is at it; it may have given up the GIL */
+    int64_t not_before_ns; /* CLOCK_MONOTONIC: no attempt earlier */
+};
+
+struct store {
+    PyObject_HEAD struct ql *ql; /* NULL: closed, or never opened */
+    size_t calls;                /* threads inside a ql_ call */
+    bool closing;                /* the last of them closes */
+    PyObject *clock;             /* gives nanoseconds as an int; NULL: the system's clock */
+    int64_t last_now;            /* what it gave last */
+    struct queue queue;
+};
+
+struct quotalite {
+    PyObject *support; /* the module quotalite._support */
+    PyTypeObject *store_type;
+    PyTypeObject *lease_type;
+    PyTypeObject *tracker_type;
+    PyTypeObject *slot_type;
+    PyObject *done; /* an awaitable that is done */
+};
+
+/* Single-phase initialisation: one interpreter a process. */
+extern struct quotalite quotalite;
+
+extern PyType_Spec store_spec;
+extern PyType_Spec lease_spec;
+extern PyType_Spec tracker_spec;
+extern PyType_Spec slot_spec;
+extern PyType_Spec done_spec;
+
+PyMODINIT_FUNC PyInit__quotalite(void);
+
+/* ---- argument.c -------------------------------------------------------- */
+
+/* A call's arguments by position or by name. names ends with NULL; the first
+ * required of them must be there; out has room for all, NULL where not given. */
+bool argument_parse(const char *function, const char *const *names, int required,
+                    PyObject *const *args, Py_ssize_t count, PyObject *keywords, PyObject **out);
+
+/* A user's id as one segment: a new reference to the str that holds it, and
+ * its bytes in *text. NULL with TypeError or ValueError. */
+PyObject *argument_segment(PyObject *user, const char **text);
+
+/* A subject, taken as it is. NULL with TypeError or ValueError. */
+const char *argument_subject(PyObject *subject);
+
+/* An amount: anything with __index__; above int64_t saturates, below 0 is -1. */
+bool argument_amount(PyObject *amount, int64_t *value);
+
+/* ---- failure.c --------------------------------------------------------- */
+
+/* Raises what a negative status means. Always NULL. */
+PyObject *failure_raise(enum ql_status status);
+PyObject *failure_raise_text(enum ql_status status, const char *text);
+
+/* Raises QuotaExceededError. Always NULL. */
+PyObject *failure_refused(const struct ql_verdict *verdict);
+
+/* Calls a function of quotalite._support for its log line; never raises. */
+void failure_report(const char *function, const char *detail, int64_t amount);
+
+/* ---- store.c ----------------------------------------------------------- */
+
+/* Around each ql_ call. enter raises and gives false if the store is closed. */
+bool store_enter(struct store *store);
+void store_leave(struct store *store);
+
+/* Asks the store's clock, if it has one. false: it raised. */
+bool store_tick(struct store *store);
+
+/* Hands the clock's last value over without asking it. */
+void store_tick_last(struct store *store);
+
+/* Gives a lease back and never raises: what cannot be done now is queued. */
+void store_release(struct store *store, struct ql_lease lease);
+
+/* Charges, and never raises for what the machine does: then it is queued.
+ * false: an argument was wrong, or the clock raised. */
+bool store_charge(struct store *store, const char *subject, const char *meter, int64_t amount);
+
+/* A ql_limit_state array as a tuple of LimitState. */
+PyObject *store_limit_states(const struct ql_limit_state *limits, uint32_t count);
+
+/* ---- lease.c ----------------------------------------------------------- */
+
+PyObject *lease_new(struct store *store, struct ql_lease lease, PyObject *subject);
+bool lease_value(PyObject *lease_or_text, struct ql_lease *lease);
+
+/* ---- tracker.c --------------------------------------------------------- */
+
+struct store *tracker_store(PyObject *tracker);
+
+/* ---- slot.c ------------------------------------------------------------ */
+
+PyObject *slot_new(PyObject *tracker, PyObject *subject, const char *text);
+
+/* ---- queue.c ----------------------------------------------------------- */
+
+void queue_add_charge(struct store *store, const char *subject, const char *meter, int64_t amount,
+                      enum ql_status why);
+void queue_add_release(struct store *store, struct ql_lease lease, enum ql_status why);
+
+/* Tries what is queued, unless it was tried shortly before. */
+void queue_drain(struct store *store, bool now);
+
+/* Forgets everything, saying what is lost. */
+void queue_clear(struct store *store);
+
+#endif

@@ -1,0 +1,442 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Store: a handle of the library as a Python object, and what the library
+ * offers on it. Opening and closing, the clock, and the count of threads
+ * inside, so that a close while others are in a call waits for the last one.
+ */
+#include "report.h"
+
+#include <string.h>
+
+/* The clock's value for the call that this thread is about to make. */
+static _Thread_local int64_t clock_now = -1;
+
+/* Whether this thread gave up the GIL by itself around a long call. */
+static _Thread_local bool without_gil;
+
+static int64_t given_clock(void *context)
+{
+    (void)context;
+    return clock_now;
+}
+
+static void *wait_begin(void *context)
+{
+    (void)context;
+    return without_gil ? NULL : PyEval_SaveThread();
+}
+
+static void wait_end(void *context, void *token)
+{
+    (void)context;
+    if (token != NULL)
+        PyEval_RestoreThread(token);
+}
+
+/* ---- around each call -------------------------------------------------- */
+
+static void close_handle(struct store *store)
+{
+    struct ql *ql = store->ql;
+    store->ql = NULL;
+    PyThreadState *thread = PyEval_SaveThread();
+    without_gil = true;
+    ql_close(ql);
+    without_gil = false;
+    PyEval_RestoreThread(thread);
+}
+
+bool store_enter(struct store *store)
+{
+    if (store->ql == NULL || store->closing) {
+        PyErr_SetString(PyExc_ValueError, "the store is closed: open it again");
+        return false;
+    }
+    store->calls++;
+    if (store->queue.count > 0)
+        queue_drain(store, false);
+    return true;
+}
+
+void store_leave(struct store *store)
+{
+    store->calls--;
+    if (store->calls == 0 && store->closing && store->ql != NULL)
+        close_handle(store);
+}
+
+void store_tick_last(struct store *store)
+{
+    clock_now = store->last_now;
+}
+
+bool store_tick(struct store *store)
+{
+    if (store == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "the tracker has no store: call its __init__ first");
+        return false;
+    }
+    if (store->clock == NULL)
+        return true;
+    PyObject *now = PyObject_CallObject(store->clock, NULL);
+    if (now == NULL)
+        return false;
+    store->last_now = PyLong_AsLongLong(now);
+    Py_DECREF(now);
+    if (store->last_now == -1 && PyErr_Occurred())
+        return false;
+    clock_now = store->last_now;
+    return true;
+}
+
+void store_release(struct store *store, struct ql_lease lease)
+{
+    if (store->ql == NULL || store->closing)
+        return; /* closing it gave the lease back */
+    store->calls++;
+    store_tick_last(store);
+    enum ql_status status = ql_release(store->ql, lease);
+    if (status == QL_E_BUSY)
+        queue_add_release(store, lease, status);
+    store_leave(store);
+}
+
+static bool is_argument_error(enum ql_status status)
+{
+    return status == QL_E_INVALID || status == QL_E_SUBJECT || status == QL_E_METER;
+}
+
+bool store_charge(struct store *store, const char *subject, const char *meter, int64_t amount)
+{
+    if (!store_tick(store) || !store_enter(store))
+        return false;
+    enum ql_status status = ql_charge(store->ql, subject, meter, amount, NULL);
+    bool ours = status >= 0 || !is_argument_error(status);
+    if (status < 0 && ours)
+        queue_add_charge(store, subject, meter, amount, status);
+    store_leave(store);
+    if (!ours)
+        failure_raise(status);
+    return ours;
+}
+
+/* ---- opening ----------------------------------------------------------- */
+
+struct limit_list {
+    struct ql_limit limits[QL_LIMITS_MAX];
+    size_t count;
+};
+
+/* A Limit is a tuple (name, cap, meter or None, window or None). */
+static bool read_limit(PyObject *item, struct ql_limit *limit)
+{
+    long long cap;
+    const char *window;
+    if (!PyTuple_Check(item)) {
+        PyErr_SetString(PyExc_TypeError, "limits must be quotalite.Limit objects");
+        return false;
+    }
+    if (!PyArg_ParseTuple(item, "sLzz:Limit", &limit->name, &cap, &limit->meter, &window))
+        return false;
+    limit->cap = cap;
+    limit->window = window == NULL ? QL_WINDOW_NONE : QL_WINDOW_DAY;
+    if (window == NULL || strcmp(window, "day") == 0)
+        return true;
+    PyErr_Format(PyExc_ValueError, "no such window: '%s' (there is 'day')", window);
+    return false;
+}
+
+static bool read_limits(PyObject *tuple, struct limit_list *list)
+{
+    Py_ssize_t count = PyTuple_Size(tuple);
+    if (count > QL_LIMITS_MAX) {
+        PyErr_Format(PyExc_ValueError, "a store has at most %d limits, not %zd", QL_LIMITS_MAX,
+                     count);
+        return false;
+    }
+    for (Py_ssize_t i = 0; i < count; i++)
+        if (!read_limit(PyTuple_GetItem(tuple, i), &list->limits[i]))
+            return false;
+    list->count = (size_t)count;
+    return true;
+}
+
+static int open_handle(struct store *store, const char *path, const struct ql_options *options)
+{
+    struct ql_error error;
+    struct ql *ql;
+    if (!store_tick(store))
+        return -1;
+    PyThreadState *thread = PyEval_SaveThread();
+    without_gil = true;
+    enum ql_status status = ql_open(path, options, &ql, &error);
+    without_gil = false;
+    PyEval_RestoreThread(thread);
+    if (status != QL_OK) {
+        failure_raise_text(status, error.text);
+        return -1;
+    }
+    store->ql = ql;
+    return 0;
+}
+
+static int read_options(PyObject *args, PyObject *keywords, struct store *store,
+                        struct limit_list *list, struct ql_options *options, const char **path)
+{
+    static char *names[] = {"store",
+                            "limits",
+                            "replace_limits",
+                            "max_subjects",
+                            "max_leases",
+                            "max_meters",
+                            "max_holders",
+                            "admit_when_full",
+                            "lease_max_age_ms",
+                            "admit_wait_ms",
+                            "charge_wait_ms",
+                            "allow_any_filesystem",
+                            "clock",
+                            NULL};
+    PyObject *limits = Py_None;
+    PyObject *clock = Py_None;
+    long long age = 0, admit_wait = 0, charge_wait = 0;
+    unsigned int subjects = 0, leases = 0, meters = 0, holders = 0;
+    int replace = 0, admit_when_full = 0, any = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "s|OpIIIIpLLLpO:Store", names, path, &limits,
+                                     &replace, &subjects, &leases, &meters, &holders,
+                                     &admit_when_full, &age, &admit_wait, &charge_wait, &any,
+                                     &clock))
+        return -1;
+    if (limits != Py_None && !PyTuple_Check(limits)) {
+        PyErr_SetString(PyExc_TypeError, "limits must be a tuple of quotalite.Limit, or None");
+        return -1;
+    }
+    if (limits != Py_None && !read_limits(limits, list))
+        return -1;
+    options->limits = limits == Py_None ? NULL : list->limits;
+    options->limit_count = list->count;
+    options->replace_limits = replace != 0;
+    options->max_subjects = subjects;
+    options->max_leases = leases;
+    options->max_meters = meters;
+    options->max_holders = holders;
+    options->when_full = admit_when_full ? QL_FULL_ADMIT : QL_FULL_REFUSE;
+    options->lease_max_age_ms = age;
+    options->admit_wait_ms = admit_wait;
+    options->charge_wait_ms = charge_wait;
+    options->allow_any_filesystem = any != 0;
+    if (clock != Py_None) {
+        Py_INCREF(clock);
+        store->clock = clock;
+        options->clock = given_clock;
+    }
+    return 0;
+}
+
+/* As tp_new, not tp_init: a store that is there is open, and is opened once. */
+static PyObject *store_make(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    struct ql_options options = QL_OPTIONS_INIT;
+    struct limit_list list = {.count = 0};
+    const char *path;
+    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    struct store *store = (struct store *)allocate(type, 0);
+    if (store == NULL)
+        return NULL;
+    store->last_now = -1;
+    options.wait_begin = wait_begin;
+    options.wait_end = wait_end;
+    if (read_options(args, keywords, store, &list, &options, &path) != 0 ||
+        open_handle(store, path, &options) != 0)
+        Py_CLEAR(store);
+    return (PyObject *)store;
+}
+
+static PyObject *store_close(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    struct store *store = (struct store *)self;
+    if (store->ql != NULL && !store->closing) {
+        store->calls++;
+        queue_drain(store, true);
+        queue_clear(store);
+        store->closing = true;
+        store_leave(store);
+    }
+    Py_RETURN_NONE;
+}
+
+static void store_dealloc(PyObject *self)
+{
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    Py_XDECREF(store_close(self, NULL));
+    PyErr_Restore(type, value, traceback);
+    PyTypeObject *own = Py_TYPE(self);
+    Py_XDECREF(((struct store *)self)->clock);
+    ((freefunc)PyType_GetSlot(own, Py_tp_free))(self);
+    Py_DECREF(own);
+}
+
+static PyObject *store_drain(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    struct store *store = (struct store *)self;
+    if (!store_enter(store))
+        return NULL;
+    queue_drain(store, true);
+    size_t left = store->queue.count;
+    store_leave(store);
+    return PyLong_FromSize_t(left);
+}
+
+/* ---- check, acquire, admit, charge ------------------------------------- */
+
+static PyObject *answer(enum ql_status status, const struct ql_verdict *verdict)
+{
+    if (status == QL_REFUSED)
+        return failure_refused(verdict);
+    if (status != QL_OK)
+        return failure_raise(status);
+    return store_limit_states(verdict->limits, verdict->limit_count);
+}
+
+static PyObject *store_check(PyObject *self, PyObject *const *args, Py_ssize_t count,
+                             PyObject *keywords)
+{
+    static const char *const names[] = {"subject", "limit", NULL};
+    struct store *store = (struct store *)self;
+    PyObject *in[2];
+    struct ql_verdict verdict;
+    if (!argument_parse("check", names, 1, args, count, keywords, in))
+        return NULL;
+    const char *limit = NULL;
+    const char *subject = argument_subject(in[0]);
+    if (subject == NULL)
+        return NULL;
+    if (in[1] != NULL && in[1] != Py_None && (limit = argument_subject(in[1])) == NULL)
+        return NULL;
+    if (!store_tick(store) || !store_enter(store))
+        return NULL;
+    enum ql_status status = ql_check(store->ql, subject, limit, &verdict);
+    PyObject *result = answer(status, &verdict);
+    store_leave(store);
+    return result;
+}
+
+static PyObject *take(struct store *store, PyObject *subject, bool budgets,
+                      const struct ql_request *request)
+{
+    struct ql_lease lease;
+    struct ql_verdict verdict;
+    const char *text = argument_subject(subject);
+    if (text == NULL || !store_tick(store) || !store_enter(store))
+        return NULL;
+    enum ql_status status = budgets ? ql_admit(store->ql, text, request, &lease, &verdict)
+                                    : ql_acquire(store->ql, text, &lease, &verdict);
+    PyObject *result;
+    if (status == QL_OK)
+        result = lease_new(store, lease, subject);
+    else
+        result = answer(status, &verdict);
+    store_leave(store);
+    return result;
+}
+
+static PyObject *store_acquire(PyObject *self, PyObject *const *args, Py_ssize_t count,
+                               PyObject *keywords)
+{
+    static const char *const names[] = {"subject", NULL};
+    PyObject *in[1];
+    if (!argument_parse("acquire", names, 1, args, count, keywords, in))
+        return NULL;
+    return take((struct store *)self, in[0], false, NULL);
+}
+
+static PyObject *store_admit(PyObject *self, PyObject *const *args, Py_ssize_t count,
+                             PyObject *keywords)
+{
+    static const char *const names[] = {"subject", "max_age_ms", NULL};
+    struct ql_request request = QL_REQUEST_INIT;
+    PyObject *in[2];
+    if (!argument_parse("admit", names, 1, args, count, keywords, in))
+        return NULL;
+    if (in[1] != NULL && !argument_amount(in[1], &request.max_age_ms))
+        return NULL;
+    return take((struct store *)self, in[0], true, &request);
+}
+
+static PyObject *store_charge_method(PyObject *self, PyObject *const *args, Py_ssize_t count,
+                                     PyObject *keywords)
+{
+    static const char *const names[] = {"subject", "meter", "amount", NULL};
+    struct store *store = (struct store *)self;
+    PyObject *in[3];
+    int64_t amount;
+    if (!argument_parse("charge", names, 3, args, count, keywords, in))
+        return NULL;
+    const char *subject = argument_subject(in[0]);
+    const char *meter = subject == NULL ? NULL : argument_subject(in[1]);
+    if (meter == NULL || !argument_amount(in[2], &amount))
+        return NULL;
+    if (!store_tick(store) || !store_enter(store))
+        return NULL;
+    enum ql_status status = ql_charge(store->ql, subject, meter, amount, NULL);
+    store_leave(store);
+    if (status != QL_OK)
+        return failure_raise(status);
+    Py_RETURN_NONE;
+}
+
+static PyObject *store_revoke(PyObject *self, PyObject *which)
+{
+    struct store *store = (struct store *)self;
+    struct ql_lease lease;
+    if (!lease_value(which, &lease) || !store_tick(store) || !store_enter(store))
+        return NULL;
+    enum ql_status status = ql_revoke(store->ql, lease);
+    store_leave(store);
+    if (status != QL_OK)
+        return failure_raise(status);
+    Py_RETURN_NONE;
+}
+
+#define FASTCALL (METH_FASTCALL | METH_KEYWORDS)
+
+static PyMethodDef methods[] = {
+    {"check", (PyCFunction)(void (*)(void))store_check, FASTCALL,
+     "check(subject, limit=None)\n\nAsks whether the budgets allow work now; takes nothing."},
+    {"acquire", (PyCFunction)(void (*)(void))store_acquire, FASTCALL,
+     "acquire(subject)\n\nTakes a slot under the concurrent limit; looks at no budget."},
+    {"admit", (PyCFunction)(void (*)(void))store_admit, FASTCALL,
+     "admit(subject, max_age_ms=0)\n\nCheck of all limits and acquire, as one step."},
+    {"charge", (PyCFunction)(void (*)(void))store_charge_method, FASTCALL,
+     "charge(subject, meter, amount)\n\nAdds an amount to a meter, past the cap if need be."},
+    {"revoke", store_revoke, METH_O,
+     "revoke(lease)\n\nEnds a lease of any process, given as a Lease or as its text."},
+    {"usage", store_usage, METH_O, "usage(subject)\n\nThe subject as it stands."},
+    {"limits", store_limits, METH_NOARGS, "limits()\n\nThe store's limits, in declared order."},
+    {"subjects", store_subjects, METH_NOARGS, "subjects()\n\nEvery subject, in no order."},
+    {"leases", store_leases, METH_NOARGS, "leases()\n\nEvery held lease, in no order."},
+    {"verify", store_verify, METH_NOARGS, "verify()\n\nChecks every invariant of the store."},
+    {"drain", store_drain, METH_NOARGS,
+     "drain()\n\nTries what is queued now; gives how many charges and releases are left."},
+    {"close", store_close, METH_NOARGS,
+     "close()\n\nCloses the store; the leases it still holds are released."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_new, store_make},
+    {Py_tp_dealloc, store_dealloc},
+    {Py_tp_methods, methods},
+    {Py_tp_doc, "A store that is open. Made by quotalite.Store."},
+    {0, NULL},
+};
+
+PyType_Spec store_spec = {
+    .name = "quotalite._quotalite.Store",
+    .basicsize = sizeof(struct store),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .slots = slots,
+};
