@@ -86,10 +86,10 @@ extern "C" {
 #define QL_MUST_USE
 #endif
 
-#define QL_SUBJECT_MAX 255  /* bytes, without the terminating NUL */
-#define QL_NAME_MAX 31      /* bytes of a limit's or a meter's name */
-#define QL_LIMITS_MAX 8     /* limits of a store */
-#define QL_METERS_MAX 8     /* meters of a store */
+#define QL_SUBJECT_MAX 255   /* bytes, without the terminating NUL */
+#define QL_NAME_MAX 31       /* bytes of a limit's or a meter's name */
+#define QL_LIMITS_MAX 8      /* limits of a store */
+#define QL_METERS_MAX 8      /* meters of a store */
 #define QL_LEASE_TEXT_MAX 64 /* bytes of a lease's text, with its NUL */
 
 /* ---- status ------------------------------------------------------------ */
@@ -182,7 +182,7 @@ struct ql_options {
 
     int64_t lease_max_age_ms; /* of leases taken by this handle; 0: no maximum */
     int64_t admit_wait_ms;    /* for the lock; default 100; -1: do not wait */
-    int64_t charge_wait_ms;   /* for the lock, in charge and settle; default 5000; -1: do not wait */
+    int64_t charge_wait_ms; /* for the lock, in charge and settle; default 5000; -1: do not wait */
 
     /* A clock for tests: nanoseconds since the Unix epoch, negative for "no
      * time" (QL_E_CLOCK). A store is made for the system clock or for an
@@ -201,7 +201,10 @@ struct ql_options {
     bool allow_any_filesystem; /* open on file systems that are not known to be local */
 };
 
-#define QL_OPTIONS_INIT {.size = sizeof(struct ql_options)}
+#define QL_OPTIONS_INIT                                                                            \
+    {                                                                                              \
+        .size = sizeof(struct ql_options)                                                          \
+    }
 
 /* A handle. Opaque. */
 struct ql;
@@ -245,8 +248,9 @@ struct ql_verdict {
     const char *kind; /* the refusing limit's name, or NULL */
     int64_t current;
     int64_t limit;
-    int64_t retry_after_seconds; /* whole seconds to the window's end, truncated; 0 for concurrent */
-    uint32_t level;              /* of the subject that refused: the number of its segments */
+    int64_t
+        retry_after_seconds; /* whole seconds to the window's end, truncated; 0 for concurrent */
+    uint32_t level;          /* of the subject that refused: the number of its segments */
     uint32_t limit_count;
     struct ql_limit_state limits[QL_LIMITS_MAX];
 };
@@ -272,7 +276,10 @@ struct ql_request {
     int64_t max_age_ms; /* 0: the handle's lease_max_age_ms */
 };
 
-#define QL_REQUEST_INIT {.size = sizeof(struct ql_request)}
+#define QL_REQUEST_INIT                                                                            \
+    {                                                                                              \
+        .size = sizeof(struct ql_request)                                                          \
+    }
 
 /* Asks whether the budgets allow work now: the windowed limit of that name, or
  * all windowed limits if limit is NULL. A budget refuses when used >= cap.
@@ -293,8 +300,8 @@ QL_API QL_MUST_USE enum ql_status ql_acquire(struct ql *ql, const char *subject,
 
 /* Check of all limits and acquire, as one step. request may be NULL. */
 QL_API QL_MUST_USE enum ql_status ql_admit(struct ql *ql, const char *subject,
-                                           const struct ql_request *request,
-                                           struct ql_lease *lease, struct ql_verdict *verdict);
+                                           const struct ql_request *request, struct ql_lease *lease,
+                                           struct ql_verdict *verdict);
 
 /* Charges the amounts to the lease's subject and gives the slot back, as one
  * step, once. Never refused because the money is spent. count <= QL_METERS_MAX;
@@ -363,12 +370,12 @@ struct ql_subject_info {
 
 struct ql_lease_info {
     struct ql_lease lease;
-    const char *subject;  /* valid during the callback */
-    int64_t since;        /* Unix seconds at which it was taken */
-    int64_t age_ms;       /* by the store's clock; not below 0 */
+    const char *subject;   /* valid during the callback */
+    int64_t since;         /* Unix seconds at which it was taken */
+    int64_t age_ms;        /* by the store's clock; not below 0 */
     int64_t expires_in_ms; /* to its maximum age; 0: it has none */
-    int64_t pid;          /* of the holder, in its own pid namespace; for display only */
-    bool own;             /* held by this process */
+    int64_t pid;           /* of the holder, in its own pid namespace; for display only */
+    bool own;              /* held by this process */
 };
 
 /* Visits every subject (every held lease), in no order. One that comes or goes

@@ -123,8 +123,7 @@ enum ql_status qli_handle_begin(struct ql *ql, int64_t wait_ms, struct qli_call 
     call->engine = engine;
     call->limits = qli_limits_current(engine);
     call->wait_ms = wait_ms;
-    call->boot_ns = __atomic_load_n(&engine->page->deadlines, __ATOMIC_RELAXED) != 0
-                        ? qli_clock_boot_ns()
-                        : 0;
+    call->boot_ns =
+        __atomic_load_n(&engine->page->deadlines, __ATOMIC_RELAXED) != 0 ? qli_clock_boot_ns() : 0;
     return read_time(ql, system_ns, call);
 }

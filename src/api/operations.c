@@ -134,9 +134,9 @@ enum ql_status ql_admit(struct ql *ql, const char *subject, const struct ql_requ
                         struct ql_lease *lease, struct ql_verdict *verdict)
 {
     const int64_t one_year_ms = INT64_C(1000) * 86400 * 366;
-    if (ql == NULL || (request != NULL && (request->size != sizeof *request ||
-                                           request->max_age_ms < 0 ||
-                                           request->max_age_ms > one_year_ms)))
+    if (ql == NULL ||
+        (request != NULL && (request->size != sizeof *request || request->max_age_ms < 0 ||
+                             request->max_age_ms > one_year_ms)))
         return QL_E_INVALID;
     int64_t age_ms = request != NULL && request->max_age_ms > 0 ? request->max_age_ms
                                                                 : ql->options.lease_max_age_ms;

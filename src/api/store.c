@@ -204,8 +204,7 @@ static enum ql_status attach(struct qli_store *store, const char *path,
     return status;
 }
 
-static enum ql_status share(struct qli_store *existing, bool injected_clock,
-                            struct ql_error *error)
+static enum ql_status share(struct qli_store *existing, bool injected_clock, struct ql_error *error)
 {
     if (existing->injected_clock != injected_clock)
         return qli_error(error, QL_E_CLOCK, 0,

@@ -28,8 +28,7 @@ struct lease_copy {
 
 static enum ql_status begin_visit(struct ql *ql, struct qli_call *call)
 {
-    enum ql_status status =
-        qli_handle_begin(ql, ql != NULL ? ql->options.admit_wait_ms : 0, call);
+    enum ql_status status = qli_handle_begin(ql, ql != NULL ? ql->options.admit_wait_ms : 0, call);
     return status == QL_OK ? qli_operation_reap_dead(call) : status;
 }
 
@@ -77,8 +76,7 @@ static enum ql_status visit_shard_subjects(const struct qli_call *call, uint64_t
     return QL_OK;
 }
 
-enum ql_status ql_each_subject(struct ql *ql, ql_subject_visitor visit, void *context,
-                               int *stopped)
+enum ql_status ql_each_subject(struct ql *ql, ql_subject_visitor visit, void *context, int *stopped)
 {
     int unused;
     struct qli_call call;
@@ -129,8 +127,8 @@ static enum ql_status copy_leases(const struct qli_call *call, uint64_t shard, u
         if (lease->state != QLI_LEASE_HELD || qli_lease_over_age(lease, call))
             continue;
         const struct qli_subject *subject = qli_subject_at(&section, lease->subject);
-        status = subject != NULL ? qli_subject_key(&section, subject, copies[*count].key)
-                                 : QL_E_CORRUPT;
+        status =
+            subject != NULL ? qli_subject_key(&section, subject, copies[*count].key) : QL_E_CORRUPT;
         if (status != QL_OK)
             return qli_section_abandon(&section, status);
         describe_lease(call, &section, *next, call->boot_ns, &copies[*count].info);

@@ -43,8 +43,7 @@ static bool looked_at(const struct qli_call *call, size_t i, const struct qli_ad
 {
     if (call->limits->limits[i].window == QL_WINDOW_NONE)
         return admission->slot;
-    return admission->budgets &&
-           (admission->only_limit < 0 || (size_t)admission->only_limit == i);
+    return admission->budgets && (admission->only_limit < 0 || (size_t)admission->only_limit == i);
 }
 
 /* The first limit, in declared order, that refuses; or the count of limits. */

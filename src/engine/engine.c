@@ -79,8 +79,8 @@ uint64_t qli_engine_stamp(void)
 {
     static const uint64_t key[2];
     const uint64_t sizes[] = {
-        sizeof(struct qli_region_header), sizeof(struct qli_holder), sizeof(struct qli_guard),
-        sizeof(struct qli_subject),       sizeof(struct qli_cell),   sizeof(struct qli_lease),
+        sizeof(struct qli_region_header), sizeof(struct qli_holder),      sizeof(struct qli_guard),
+        sizeof(struct qli_subject),       sizeof(struct qli_cell),        sizeof(struct qli_lease),
         sizeof(struct qli_shard),         sizeof(struct qli_limits_page),
     };
     return qli_siphash(key, sizes, sizeof sizes);
@@ -130,7 +130,8 @@ enum ql_status qli_engine_plan(const struct ql_options *options, struct qli_regi
     uint64_t leases = or_default(options->max_leases, subjects);
     uint64_t holders = or_default(options->max_holders, DEFAULT_HOLDERS);
     uint64_t named = meters_named(options);
-    uint64_t meters = or_default(options->max_meters, named > DEFAULT_METERS ? named : DEFAULT_METERS);
+    uint64_t meters =
+        or_default(options->max_meters, named > DEFAULT_METERS ? named : DEFAULT_METERS);
     if (subjects > SUBJECTS_MAX || leases > SUBJECTS_MAX)
         return qli_error(error, QL_E_INVALID, 0, "max_subjects and max_leases are at most %u",
                          SUBJECTS_MAX);

@@ -60,8 +60,7 @@ static enum ql_status read_page(const struct qli_engine *engine, struct qli_limi
         if (status != QL_OK)
             return status;
     }
-    return qli_limit_validate(limits->limits, limits->count, NULL) == QL_OK ? QL_OK
-                                                                            : QL_E_CORRUPT;
+    return qli_limit_validate(limits->limits, limits->count, NULL) == QL_OK ? QL_OK : QL_E_CORRUPT;
 }
 
 enum ql_status qli_limits_refresh(struct qli_engine *engine, uint64_t self, int64_t wait_ms)

@@ -72,8 +72,7 @@ static enum ql_status enter_lease(const struct qli_call *call, struct ql_lease l
     const struct qli_lease *slot = qli_lease_at(section, *index);
     if (slot->state == QLI_LEASE_HELD && slot->generation == lease.generation)
         return QL_OK;
-    status = slot->generation < lease.generation ? QL_E_INVALID
-                                                 : why_ended(slot, lease.generation);
+    status = slot->generation < lease.generation ? QL_E_INVALID : why_ended(slot, lease.generation);
     qli_section_leave(section);
     return status;
 }
@@ -216,8 +215,7 @@ enum ql_status qli_operation_reap_dead(const struct qli_call *call)
     for (uint64_t slot = 0; slot < region->holder_count; slot++) {
         struct qli_holder *holder = &region->holders[slot];
         uint64_t attached = __atomic_load_n(&holder->attached, __ATOMIC_ACQUIRE);
-        if (attached == 0 ||
-            qli_holder_alive(region, call->self, qli_word_make(slot, attached)))
+        if (attached == 0 || qli_holder_alive(region, call->self, qli_word_make(slot, attached)))
             continue;
         enum ql_status status = qli_operation_reap(call, slot, attached);
         if (status != QL_OK)

@@ -187,10 +187,8 @@ static void write_subject(struct qli_section *section, struct qli_subject *subje
     subject->hash = name->hash;
     subject->leases = 0;
     subject->lease_count = 0;
-    memcpy(subject->key, name->text,
-           name->length < QLI_KEY_INLINE ? name->length : QLI_KEY_INLINE);
-    memset(subject->cells, 0,
-           section->engine->geometry.meter_capacity * sizeof subject->cells[0]);
+    memcpy(subject->key, name->text, name->length < QLI_KEY_INLINE ? name->length : QLI_KEY_INLINE);
+    memset(subject->cells, 0, section->engine->geometry.meter_capacity * sizeof subject->cells[0]);
 }
 
 enum ql_status qli_subject_insert_locked(struct qli_section *section, const struct qli_name *name,
@@ -218,8 +216,8 @@ enum ql_status qli_subject_insert_locked(struct qli_section *section, const stru
     return QL_OK;
 }
 
-enum ql_status qli_subject_key(const struct qli_section *section,
-                               const struct qli_subject *subject, char key[QL_SUBJECT_MAX + 1])
+enum ql_status qli_subject_key(const struct qli_section *section, const struct qli_subject *subject,
+                               char key[QL_SUBJECT_MAX + 1])
 {
     size_t length = qli_subject_key_length(subject);
     const struct qli_extension *extension = extension_of(section, subject);

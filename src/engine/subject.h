@@ -47,7 +47,7 @@ enum ql_status qli_subject_insert_locked(struct qli_section *section, const stru
                                          int64_t day, uint64_t *index);
 
 /* Copies the key, NUL-terminated. QL_E_CORRUPT. */
-enum ql_status qli_subject_key(const struct qli_section *section,
-                               const struct qli_subject *subject, char key[QL_SUBJECT_MAX + 1]);
+enum ql_status qli_subject_key(const struct qli_section *section, const struct qli_subject *subject,
+                               char key[QL_SUBJECT_MAX + 1]);
 
 #endif

@@ -49,7 +49,8 @@ static bool walk_free_subjects(struct walk *walk)
     while (index != 0) {
         const struct qli_subject *slot = qli_subject_at(&walk->section, index);
         if (slot == NULL || slot->meta != 0 || !mark(walk->subjects_seen, index, SEEN_FREE))
-            return fail(walk, "[S1] the free list of subjects has a slot that is not free or twice");
+            return fail(walk,
+                        "[S1] the free list of subjects has a slot that is not free or twice");
         index = slot->next;
     }
     return true;
@@ -79,7 +80,8 @@ static bool check_key(struct walk *walk, const struct qli_subject *subject, uint
         return fail(walk, "[S2] a subject's key is no valid subject");
     struct qli_name name = {key, strlen(key), 0, levels};
     name.hash = qli_siphash(engine->hash_key, key, name.length);
-    if (name.hash != subject->hash || (name.hash & (engine->geometry.shard_buckets - 1)) != bucket ||
+    if (name.hash != subject->hash ||
+        (name.hash & (engine->geometry.shard_buckets - 1)) != bucket ||
         qli_engine_shard_of(engine, name.hash) != walk->section.index)
         return fail(walk, "[S2] a subject's hash is not that of its key, or in the wrong chain");
     uint64_t found;
@@ -92,7 +94,8 @@ static bool check_cells(struct walk *walk, const struct qli_subject *subject)
 {
     for (uint64_t m = 0; m < walk->section.engine->geometry.meter_capacity; m++) {
         const struct qli_cell *cell = &subject->cells[m];
-        bool ordered = cell->day > cell->previous_day || (cell->day == 0 && cell->previous_day == 0);
+        bool ordered =
+            cell->day > cell->previous_day || (cell->day == 0 && cell->previous_day == 0);
         if (!ordered || cell->total > INT64_MAX || cell->previous_total > INT64_MAX)
             return fail(walk, "[U1] a cell has days out of order or a total that is no amount");
     }
@@ -220,8 +223,8 @@ static void count_holders(const struct qli_call *call, struct ql_verify_report *
     struct qli_region *region = &call->engine->region;
     for (uint64_t slot = 0; slot < region->holder_count; slot++) {
         uint64_t attached = __atomic_load_n(&region->holders[slot].attached, __ATOMIC_ACQUIRE);
-        report->holders += attached != 0 && qli_holder_alive(region, call->self,
-                                                             qli_word_make(slot, attached));
+        report->holders +=
+            attached != 0 && qli_holder_alive(region, call->self, qli_word_make(slot, attached));
     }
 }
 

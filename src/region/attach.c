@@ -73,8 +73,7 @@ static enum ql_status open_failed(struct ql_error *error, const char *path, cons
         return qli_error(error, QL_E_STORE, cause,
                          "%s%s is on a read-only file system; a store needs to be written", path,
                          what);
-    return qli_error(error, QL_E_STORE, cause, "cannot open %s%s: %s", path, what,
-                     strerror(cause));
+    return qli_error(error, QL_E_STORE, cause, "cannot open %s%s: %s", path, what, strerror(cause));
 }
 
 static int open_directory(const char *path)
@@ -211,8 +210,7 @@ static enum ql_status make_region(int directory_fd, int token_fd,
     if (status == QL_OK)
         status = qli_region_inspect(*region_fd, plan->stamp, header, error);
     if (status == QL_OK && renameat(directory_fd, REGION_NEW_NAME, directory_fd, REGION_NAME) != 0)
-        status = qli_error(error, QL_E_STORE, errno, "cannot name the region: %s",
-                           strerror(errno));
+        status = qli_error(error, QL_E_STORE, errno, "cannot name the region: %s", strerror(errno));
     if (status == QL_OK)
         return record_region(token_fd, *region_fd, header, record, error);
     unlinkat(directory_fd, REGION_NEW_NAME, 0);
@@ -336,8 +334,8 @@ enum ql_status qli_attach_memory(const struct qli_region_plan *plan,
     struct qli_region_header header;
     enum ql_status status = QL_OK;
     if (region->lock_fd < 0 || region_fd < 0)
-        status = qli_error(error, QL_E_SYSTEM, errno, "cannot make a memory file: %s",
-                           strerror(errno));
+        status =
+            qli_error(error, QL_E_SYSTEM, errno, "cannot make a memory file: %s", strerror(errno));
     if (status == QL_OK)
         status = enter_store(region, &token_fd, error);
     if (status == QL_OK)

@@ -36,7 +36,8 @@ struct qli_region_header {
     char magic[8];
     uint32_t endian;
     uint32_t version;
-    uint64_t stamp; /* sizes of all shared records, folded: a build that disagrees must not attach */
+    uint64_t
+        stamp; /* sizes of all shared records, folded: a build that disagrees must not attach */
     char boot_id[QLI_BOOT_ID_SIZE];
     uint8_t uuid[QLI_UUID_SIZE];
     uint64_t hash_key[2];

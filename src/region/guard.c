@@ -131,8 +131,7 @@ enum ql_status qli_guard_enter_slow(struct qli_region *region, struct qli_guard 
 
 /* Stores: the word (a death after it: the word names us, the log is whole),
  * then repair, then the word again. */
-static enum ql_status inherit_one(struct qli_region *region, struct qli_guard *guard,
-                                  uint64_t self)
+static enum ql_status inherit_one(struct qli_region *region, struct qli_guard *guard, uint64_t self)
 {
     for (;;) {
         uint64_t seen = __atomic_load_n(&guard->word, __ATOMIC_ACQUIRE);

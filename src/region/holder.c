@@ -37,8 +37,8 @@ static uint64_t raise_generation(struct qli_region *region, uint64_t slot)
     return qli_word_make(slot, generation);
 }
 
-enum ql_status qli_holder_register(struct qli_region *region, int token_fd,
-                                   qli_holder_reaper reap, void *context, struct ql_error *error)
+enum ql_status qli_holder_register(struct qli_region *region, int token_fd, qli_holder_reaper reap,
+                                   void *context, struct ql_error *error)
 {
     uint64_t slot;
     if (!take_slot(region, token_fd, &slot))
@@ -56,8 +56,7 @@ enum ql_status qli_holder_register(struct qli_region *region, int token_fd,
                          ql_status_text(status));
     }
     region->holders[slot].pid = (uint64_t)getpid();
-    __atomic_store_n(&region->holders[slot].attached, qli_word_generation(self),
-                     __ATOMIC_RELEASE);
+    __atomic_store_n(&region->holders[slot].attached, qli_word_generation(self), __ATOMIC_RELEASE);
     region->token_fd = token_fd;
     __atomic_store_n(&region->self->word, self, __ATOMIC_RELEASE);
     return QL_OK;
@@ -82,8 +81,7 @@ bool qli_holder_alive(struct qli_region *region, uint64_t self, uint64_t word)
     uint64_t slot = qli_word_slot(word);
     if (word == 0 || slot >= region->holder_count)
         return false;
-    uint64_t generation =
-        __atomic_load_n(&region->holders[slot].generation, __ATOMIC_ACQUIRE);
+    uint64_t generation = __atomic_load_n(&region->holders[slot].generation, __ATOMIC_ACQUIRE);
     /* The slot has a new owner, who could take its byte only after a death. */
     if (generation != qli_word_generation(word))
         return false;

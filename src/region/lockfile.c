@@ -89,6 +89,5 @@ enum ql_status qli_lockfile_write(int fd, struct qli_lock_record *record, struct
     ssize_t length = pwrite(fd, record, sizeof *record, 0);
     if (length == (ssize_t)sizeof *record && fsync(fd) == 0)
         return QL_OK;
-    return qli_error(error, QL_E_SYSTEM, errno, "cannot write the lock file: %s",
-                     strerror(errno));
+    return qli_error(error, QL_E_SYSTEM, errno, "cannot write the lock file: %s", strerror(errno));
 }

@@ -46,8 +46,7 @@ enum ql_status qli_region_boot_id(char boot_id[QLI_BOOT_ID_SIZE], struct ql_erro
 static enum ql_status draw_random(struct qli_region_header *header, struct ql_error *error)
 {
     if (getrandom(header->uuid, sizeof header->uuid, 0) != (ssize_t)sizeof header->uuid ||
-        getrandom(header->hash_key, sizeof header->hash_key, 0) !=
-            (ssize_t)sizeof header->hash_key)
+        getrandom(header->hash_key, sizeof header->hash_key, 0) != (ssize_t)sizeof header->hash_key)
         return qli_error(error, QL_E_SYSTEM, errno, "the kernel gave no random numbers: %s",
                          strerror(errno));
     header->uuid[0] |= 1; /* an epoch is never 0 */
@@ -64,11 +63,9 @@ static enum ql_status plan_header(const struct qli_region_plan *plan,
     header->holder_count = plan->holder_count;
     header->holders_offset = align_up(sizeof *header, QLI_CACHE_LINE);
     header->guard_count = plan->guard_count;
-    header->guards_offset =
-        header->holders_offset + plan->holder_count * sizeof(struct qli_holder);
-    header->body_offset =
-        align_up(header->guards_offset + plan->guard_count * sizeof(struct qli_guard),
-                 BODY_ALIGNMENT);
+    header->guards_offset = header->holders_offset + plan->holder_count * sizeof(struct qli_holder);
+    header->body_offset = align_up(
+        header->guards_offset + plan->guard_count * sizeof(struct qli_guard), BODY_ALIGNMENT);
     header->size = align_up(header->body_offset + plan->body_size, BODY_ALIGNMENT);
     header->injected_clock = plan->injected_clock;
     memcpy(header->params, plan->params, sizeof header->params);
@@ -100,8 +97,7 @@ static enum ql_status map_pages(struct qli_region *region, int fd, uint64_t size
     return QL_OK;
 }
 
-enum ql_status qli_region_create(int fd, const struct qli_region_plan *plan,
-                                 struct ql_error *error)
+enum ql_status qli_region_create(int fd, const struct qli_region_plan *plan, struct ql_error *error)
 {
     struct qli_region_header header = {0};
     enum ql_status status = plan_header(plan, &header, error);

@@ -28,8 +28,7 @@ static size_t utf8_sequence(const unsigned char *text)
     if (lead >= 0xf0 && lead <= 0xf4) {
         unsigned low = lead == 0xf0 ? 0x90 : 0x80;
         unsigned high = lead == 0xf4 ? 0x8f : 0xbf;
-        if (text[1] < low || text[1] > high || (text[2] & 0xc0) != 0x80 ||
-            (text[3] & 0xc0) != 0x80)
+        if (text[1] < low || text[1] > high || (text[2] & 0xc0) != 0x80 || (text[3] & 0xc0) != 0x80)
             return 0;
         return 4;
     }

@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <string.h>
+
+#include "base/siphash.h"
+#include "quotalite.h"
+#include "rules/name.h"
+#include "rules/window.h"
+
+static void valid_subjects(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        uint32_t levels;
+    } table[] = {
+        {"a", 1},        {"alice@x.com", 1},  {"acme/data/alice", 3},
+        {"a/b/c/d", 4},  {"a b", 1},          {"50%25", 1},
+        {"a%2Fb", 1},    {"\xc3\xa9", 1},     {"\xe2\x82\xac/\xf0\x9f\x98\x80", 2},
+        {"\xc2\xa0", 1}, {"\xed\x9f\xbf", 1}, {"\xf4\x8f\xbf\xbf", 1},
+    };
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
+        uint32_t levels = 0;
+        assert_int_equal(qli_name_subject(table[i].text, &levels), strlen(table[i].text));
+        assert_int_equal(levels, table[i].levels);
+    }
+}
+
+static void invalid_subjects(void **state)
+{
+    (void)state;
+    static const char *const table[] = {
+        "",
+        "/",
+        "/a",
+        "a/",
+        "a//b",
+        "a/b/c/d/e",
+        "a\nb",
+        "\x7f",
+        "\x1f",
+        "\xc2\x80",
+        "\xc2\x9f",
+        "\x80",
+        "\xc0\xaf",
+        "\xc1\xbf",
+        "\xe0\x80\x80",
+        "\xed\xa0\x80",
+        "\xf5\x80\x80\x80",
+        "\xf0\x8f\xbf\xbf",
+        "\xf4\x90\x80\x80",
+        "\xe2\x82",
+        "\xc3",
+        "%",
+        "%2",
+        "%2f",
+        "%41",
+        "a%",
+    };
+    uint32_t levels;
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++)
+        assert_int_equal(qli_name_subject(table[i], &levels), 0);
+    assert_int_equal(qli_name_subject(NULL, &levels), 0);
+}
+
+static void length_is_bounded(void **state)
+{
+    (void)state;
+    static char text[65537];
+    uint32_t levels;
+    memset(text, 'x', sizeof text - 1);
+    assert_int_equal(qli_name_subject(text, &levels), 0);
+    text[QL_SUBJECT_MAX + 1] = '\0';
+    assert_int_equal(qli_name_subject(text, &levels), 0);
+    text[QL_SUBJECT_MAX] = '\0';
+    assert_int_equal(qli_name_subject(text, &levels), QL_SUBJECT_MAX);
+    memcpy(text + QL_SUBJECT_MAX - 1, "\xc3\xa9", 3); /* ends one past the bound */
+    assert_int_equal(qli_name_subject(text, &levels), 0);
+}
+
+static void names(void **state)
+{
+    (void)state;
+    assert_true(qli_name_valid("daily_bytes"));
+    assert_true(qli_name_valid("abcdefghijklmnopqrstuvwxyz01234"));
+    assert_false(qli_name_valid("abcdefghijklmnopqrstuvwxyz012345"));
+    assert_false(qli_name_valid(""));
+    assert_false(qli_name_valid(NULL));
+    assert_false(qli_name_valid("Daily"));
+    assert_false(qli_name_valid("a b"));
+}
+
+static void siphash_takes_length_and_key_in(void **state)
+{
+    (void)state;
+    const uint64_t key[2] = {0x0706050403020100, 0x0f0e0d0c0b0a0908};
+    const uint64_t other[2] = {0x0706050403020101, 0x0f0e0d0c0b0a0908};
+    unsigned char data[64] = {0};
+    uint64_t seen[64];
+    for (size_t length = 0; length < 64; length++) {
+        seen[length] = qli_siphash(key, data, length);
+        assert_true(seen[length] != qli_siphash(other, data, length));
+        for (size_t i = 0; i < length; i++)
+            assert_true(seen[i] != seen[length]);
+        data[length] = 0xff;
+        assert_true(seen[length] == qli_siphash(key, data, length));
+        data[length] = 0;
+    }
+}
+
+static void days(void **state)
+{
+    (void)state;
+    const int64_t second = INT64_C(1000000000);
+    assert_int_equal(qli_window_day(0), 0);
+    assert_int_equal(qli_window_day(86400 * second - 1), 0);
+    assert_int_equal(qli_window_day(86400 * second), 1);
+    assert_int_equal(qli_window_end(0), 86400);
+    assert_int_equal(qli_window_seconds_left(0, 0), 86400);
+    assert_int_equal(qli_window_seconds_left(0, 1), 86399);
+    assert_int_equal(qli_window_seconds_left(0, 86400 * second), 0);
+    assert_int_equal(qli_window_day(INT64_C(2147483648) * second), 24855); /* past 2038-01-19 */
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(valid_subjects),
+        cmocka_unit_test(invalid_subjects),
+        cmocka_unit_test(length_is_bounded),
+        cmocka_unit_test(names),
+        cmocka_unit_test(siphash_takes_length_and_key_in),
+        cmocka_unit_test(days),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

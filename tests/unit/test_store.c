@@ -1,0 +1,335 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Opening: limits, clocks, and store directories that are not as they should
+ * be. Each failure says what to do and leaves what was there.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "quotalite.h"
+
+static char base[64];
+
+static const struct ql_limit two_limits[] = {
+    {"concurrent_scans", NULL, QL_WINDOW_NONE, 5},
+    {"daily_bytes", "bytes", QL_WINDOW_DAY, 1000},
+};
+
+static struct ql_options small_options(void)
+{
+    struct ql_options options = QL_OPTIONS_INIT;
+    options.limits = two_limits;
+    options.limit_count = 2;
+    options.max_subjects = 16;
+    options.max_holders = 4;
+    return options;
+}
+
+static enum ql_status open_at(const char *path, struct ql_options options, struct ql **ql)
+{
+    struct ql_error error;
+    enum ql_status status = ql_open(path, &options, ql, &error);
+    assert_int_equal(status, error.status);
+    assert_true(status == QL_OK ? error.text[0] == '\0' : error.text[0] != '\0');
+    assert_true((status == QL_OK) == (*ql != NULL));
+    return status;
+}
+
+static const char *path_of(const char *name)
+{
+    static char path[128];
+    snprintf(path, sizeof path, "%s/%s", base, name);
+    return path;
+}
+
+static void make_store(const char *path)
+{
+    struct ql *ql;
+    assert_int_equal(open_at(path, small_options(), &ql), QL_OK);
+    assert_int_equal(ql_charge(ql, "alice", "bytes", 41, NULL), QL_OK);
+    ql_close(ql);
+}
+
+static void write_file(const char *directory, const char *name, off_t offset, const void *data,
+                       size_t length)
+{
+    char path[160];
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    int fd = open(path, O_WRONLY | O_CREAT, 0600);
+    assert_true(fd >= 0);
+    assert_int_equal(pwrite(fd, data, length, offset), length);
+    close(fd);
+}
+
+static int set_up(void **state)
+{
+    (void)state;
+    snprintf(base, sizeof base, "/tmp/quotalite-test-XXXXXX");
+    return mkdtemp(base) == NULL;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    char command[96];
+    snprintf(command, sizeof command, "rm -rf %s", base);
+    return system(command);
+}
+
+static void the_day_survives_closing(void **state)
+{
+    (void)state;
+    struct ql *ql;
+    struct ql_usage usage;
+    struct ql_options adopt = QL_OPTIONS_INIT;
+    make_store(path_of("store"));
+    assert_int_equal(open_at(path_of("store"), adopt, &ql), QL_OK);
+    assert_int_equal(ql_usage(ql, "alice", &usage), QL_OK);
+    assert_int_equal(usage.meters[0].total, 41);
+    assert_int_equal(usage.limit_count, 2);
+    ql_close(ql);
+}
+
+static void two_handles_share_one_store(void **state)
+{
+    (void)state;
+    struct ql *one;
+    struct ql *two;
+    struct ql_lease lease;
+    struct ql_usage usage;
+    assert_int_equal(open_at(path_of("store"), small_options(), &one), QL_OK);
+    assert_int_equal(open_at(path_of("store"), small_options(), &two), QL_OK);
+    assert_int_equal(ql_acquire(one, "alice", &lease, NULL), QL_OK);
+    ql_close(one);
+    assert_int_equal(ql_usage(two, "alice", &usage), QL_OK);
+    assert_int_equal(usage.leases, 1);
+    assert_int_equal(ql_release(two, lease), QL_OK);
+    assert_int_equal(ql_acquire(two, "alice", &lease, NULL), QL_OK);
+    ql_close(two); /* the last close releases */
+    assert_int_equal(open_at(path_of("store"), small_options(), &one), QL_OK);
+    assert_int_equal(ql_usage(one, "alice", &usage), QL_OK);
+    assert_int_equal(usage.leases, 0);
+    ql_close(one);
+}
+
+static void other_limits_are_refused_unless_they_replace(void **state)
+{
+    (void)state;
+    struct ql *ql;
+    struct ql *other;
+    struct ql_limit limits[QL_LIMITS_MAX];
+    size_t count;
+    struct ql_options options = small_options();
+    assert_int_equal(open_at(path_of("store"), options, &ql), QL_OK);
+    struct ql_limit changed[] = {two_limits[0], two_limits[1]};
+    changed[1].cap = 7;
+    options.limits = changed;
+    assert_int_equal(open_at(path_of("store"), options, &other), QL_E_LIMITS);
+    options.replace_limits = true;
+    assert_int_equal(open_at(path_of("store"), options, &other), QL_OK);
+    assert_int_equal(ql_limits(ql, limits, &count), QL_OK);
+    assert_int_equal(count, 2);
+    assert_int_equal(limits[1].cap, 7);
+    ql_close(other);
+    ql_close(ql);
+}
+
+static void bad_limits_are_named(void **state)
+{
+    (void)state;
+    struct ql *ql;
+    const struct ql_limit table[][2] = {
+        {{"Bad", "bytes", QL_WINDOW_DAY, 1}, two_limits[0]},
+        {{NULL, "bytes", QL_WINDOW_DAY, 1}, two_limits[0]},
+        {{"a", "bytes", QL_WINDOW_DAY, -1}, two_limits[0]},
+        {{"a", NULL, QL_WINDOW_DAY, 1}, two_limits[0]},
+        {{"a", "bytes", QL_WINDOW_NONE, 1}, two_limits[0]},
+        {{"a", NULL, QL_WINDOW_NONE, 1}, two_limits[0]},
+        {{"a", "bytes", (enum ql_window)9, 1}, two_limits[0]},
+        {two_limits[0], two_limits[0]},
+    };
+    struct ql_options options = small_options();
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
+        options.limits = table[i];
+        assert_int_equal(open_at("memory:", options, &ql), QL_E_INVALID);
+    }
+    options.limit_count = QL_LIMITS_MAX + 1;
+    assert_int_equal(open_at("memory:", options, &ql), QL_E_INVALID);
+}
+
+static int64_t noon(void *context)
+{
+    (void)context;
+    return INT64_C(1700000000000000000);
+}
+
+static void a_store_has_one_kind_of_clock(void **state)
+{
+    (void)state;
+    struct ql *ql;
+    struct ql_options options = small_options();
+    make_store(path_of("store"));
+    options.clock = noon;
+    assert_int_equal(open_at(path_of("store"), options, &ql), QL_E_CLOCK);
+}
+
+static void places_that_cannot_be_a_store(void **state)
+{
+    (void)state;
+    struct ql *ql;
+    write_file(base, "file", 0, "x", 1);
+    assert_int_equal(open_at(path_of("file"), small_options(), &ql), QL_E_STORE);
+    assert_int_equal(open_at(path_of("no/such"), small_options(), &ql), QL_E_STORE);
+    assert_int_equal(open_at("/proc", small_options(), &ql), QL_E_STORE);
+    assert_int_equal(open_at("", small_options(), &ql), QL_E_INVALID);
+    assert_int_equal(open_at("valkey://x", small_options(), &ql), QL_E_STORE);
+}
+
+/* Without root's powers a foreign directory is refused, with its owner named. */
+static void a_directory_of_another_owner(void **state)
+{
+    (void)state;
+    assert_int_equal(mkdir(path_of("theirs"), 0700), 0);
+    if (geteuid() != 0) {
+        assert_int_equal(chmod(path_of("theirs"), 0), 0);
+    }
+    pid_t child = fork();
+    if (child == 0) {
+        struct ql *ql;
+        struct ql_error error;
+        struct ql_options options = small_options();
+        if (geteuid() == 0 && (chmod(base, 0755) != 0 || setuid(65534) != 0))
+            _exit(2);
+        enum ql_status status = ql_open(path_of("theirs"), &options, &ql, &error);
+        _exit(status == QL_E_STORE && strstr(error.text, "belongs to uid") != NULL ? 0 : 1);
+    }
+    int result;
+    assert_int_equal(waitpid(child, &result, 0), child);
+    assert_int_equal(result, 0);
+    chmod(path_of("theirs"), 0700);
+}
+
+static void a_lock_file_with_garbage(void **state)
+{
+    (void)state;
+    struct ql *ql;
+    char garbage[300];
+    memset(garbage, 0xa5, sizeof garbage);
+    assert_int_equal(mkdir(path_of("garbage"), 0700), 0);
+    write_file(path_of("garbage"), "lock", 0, garbage, sizeof garbage);
+    assert_int_equal(open_at(path_of("garbage"), small_options(), &ql), QL_E_CORRUPT);
+}
+
+/* Every byte of the lock record and of the region's header matters. */
+static void flipped_bits_are_found(void **state)
+{
+    (void)state;
+    struct ql *ql;
+    static const char *const files[] = {"lock", "region"};
+    char path[160];
+    for (size_t f = 0; f < 2; f++) {
+        make_store(path_of("store"));
+        snprintf(path, sizeof path, "%s/%s", path_of("store"), files[f]);
+        int fd = open(path, O_RDWR);
+        for (off_t i = 0; i < 104; i++) {
+            unsigned char byte;
+            assert_int_equal(pread(fd, &byte, 1, i), 1);
+            byte ^= 0x10;
+            assert_int_equal(pwrite(fd, &byte, 1, i), 1);
+            enum ql_status status = open_at(path_of("store"), small_options(), &ql);
+            assert_true(status == QL_E_CORRUPT || status == QL_E_VERSION);
+            byte ^= 0x10;
+            assert_int_equal(pwrite(fd, &byte, 1, i), 1);
+        }
+        close(fd);
+        assert_int_equal(open_at(path_of("store"), small_options(), &ql), QL_OK);
+        ql_close(ql);
+    }
+}
+
+static void truncated_regions_are_found(void **state)
+{
+    (void)state;
+    struct ql *ql;
+    char path[160];
+    struct stat info;
+    make_store(path_of("store"));
+    snprintf(path, sizeof path, "%s/region", path_of("store"));
+    assert_int_equal(stat(path, &info), 0);
+    for (off_t size = info.st_size - 64; size >= 0; size -= size > 4096 ? 4096 : 64) {
+        assert_int_equal(truncate(path, size), 0);
+        assert_int_equal(open_at(path_of("store"), small_options(), &ql), QL_E_CORRUPT);
+    }
+}
+
+static void a_removed_region_is_noticed(void **state)
+{
+    (void)state;
+    struct ql *ql;
+    struct ql *fresh;
+    char path[160];
+    enum ql_status status;
+    assert_int_equal(open_at(path_of("store"), small_options(), &ql), QL_OK);
+    snprintf(path, sizeof path, "%s/region", path_of("store"));
+    assert_int_equal(unlink(path), 0);
+    do {
+        status = ql_charge(ql, "alice", "bytes", 1, NULL);
+    } while (status == QL_OK);
+    assert_int_equal(status, QL_E_GONE);
+    assert_int_equal(open_at(path_of("store"), small_options(), &fresh), QL_OK);
+    ql_close(fresh);
+    ql_close(ql);
+}
+
+static void options_out_of_range(void **state)
+{
+    (void)state;
+    struct ql *ql;
+    struct ql_options options = small_options();
+    options.size = 8;
+    assert_int_equal(open_at("memory:", options, &ql), QL_E_INVALID);
+    options = small_options();
+    options.max_subjects = UINT32_MAX;
+    assert_int_equal(open_at("memory:", options, &ql), QL_E_INVALID);
+    options = small_options();
+    options.max_holders = 40000;
+    assert_int_equal(open_at("memory:", options, &ql), QL_E_INVALID);
+    options = small_options();
+    options.max_meters = 9;
+    assert_int_equal(open_at("memory:", options, &ql), QL_E_INVALID);
+    options = small_options();
+    options.lease_max_age_ms = -1;
+    assert_int_equal(open_at("memory:", options, &ql), QL_E_INVALID);
+}
+
+#define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        CASE(the_day_survives_closing),
+        CASE(two_handles_share_one_store),
+        CASE(other_limits_are_refused_unless_they_replace),
+        CASE(bad_limits_are_named),
+        CASE(a_store_has_one_kind_of_clock),
+        CASE(places_that_cannot_be_a_store),
+        CASE(a_directory_of_another_owner),
+        CASE(a_lock_file_with_garbage),
+        CASE(flipped_bits_are_found),
+        CASE(truncated_regions_are_found),
+        CASE(a_removed_region_is_noticed),
+        CASE(options_out_of_range),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
