@@ -3,9 +3,11 @@
  * The public header alone, twice, in strict C11.
  */
 #include <quotalite.h>
-#include <quotalite.h>
 
 #include <string.h>
+
+/* Again: the guard holds. */
+#include <quotalite.h>
 
 int main(void)
 {
