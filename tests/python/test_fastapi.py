@@ -118,7 +118,7 @@ def test_row_11_too_many_at_once_is_429_without_retry_after(
 def test_a_failed_request_gives_its_slot_back(client: httpx.Client, tracker: QuotaTracker) -> None:
     for _ in range(3):
         assert client.post("/fail").status_code == 500
-    assert eventually(lambda: held(tracker) == 0)
+        assert eventually(lambda: held(tracker) == 0)
 
 
 def test_a_stream_holds_its_slot_to_its_end(
