@@ -49,14 +49,14 @@ def test_readme_has_a_block_of_each_language():
     assert list(blocks(README, "c"))
 
 
-@pytest.mark.parametrize("block", blocks(README, "python"), ids=str)
+@pytest.mark.parametrize("block", list(blocks(README, "python")), ids=str)
 def test_python_block_runs(block, tmp_path):
     script = tmp_path / "block.py"
     script.write_text(block.text, encoding="utf-8")
     run([sys.executable, str(script)], cwd=tmp_path)
 
 
-@pytest.mark.parametrize("block", blocks(README, "c"), ids=str)
+@pytest.mark.parametrize("block", list(blocks(README, "c")), ids=str)
 def test_c_block_compiles_and_runs(block, installed, tmp_path):
     environment, libraries = installed
     source = tmp_path / "block.c"
