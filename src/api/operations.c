@@ -15,35 +15,35 @@
 
 #define UNCOUNTED_INDEX UINT64_MAX
 
-/* One operation with its arguments, to be tried with some wait. */
-struct job {
-    enum ql_status (*run)(struct ql *ql, int64_t wait_ms, struct job *job);
-    const char *subject;
-    const char *name; /* a limit or a meter */
-    int64_t amount;
-    bool budgets;
-    bool slot;
-    int64_t age_ns;
-    struct ql_lease lease;
-    const struct ql_charge *charges;
-    size_t count;
-    struct ql_verdict *verdict;
-    struct ql_usage *usage;
+/* How one call waits. */
+struct patience {
+    const struct ql *ql;
+    int64_t limit_ms;
+    int64_t wait_ms; /* of the try that comes next */
+    bool told;
+    void *token;
 };
 
-static enum ql_status run_job(struct ql *ql, int64_t wait_ms, struct job *job)
+static struct patience patience_of(const struct ql *ql, int64_t limit_ms)
 {
-    if (ql == NULL)
-        return QL_E_INVALID;
-    if (ql->options.wait_begin == NULL || wait_ms < 0)
-        return job->run(ql, wait_ms, job);
-    enum ql_status status = job->run(ql, -1, job);
-    if (status != QL_E_BUSY)
-        return status;
-    void *token = ql->options.wait_begin(ql->options.context);
-    status = job->run(ql, wait_ms, job);
-    ql->options.wait_end(ql->options.context, token);
-    return status;
+    bool tell = ql->options.wait_begin != NULL && limit_ms >= 0;
+    return (struct patience){.ql = ql, .limit_ms = limit_ms, .wait_ms = tell ? -1 : limit_ms};
+}
+
+/* Whether to try again after this status. */
+static bool wants_to_wait(struct patience *patience, enum ql_status status)
+{
+    const struct ql_options *options = &patience->ql->options;
+    if (__builtin_expect(patience->told, 0)) {
+        options->wait_end(options->context, patience->token);
+        return false;
+    }
+    if (__builtin_expect(status != QL_E_BUSY || patience->wait_ms == patience->limit_ms, 1))
+        return false;
+    patience->told = true;
+    patience->wait_ms = patience->limit_ms;
+    patience->token = options->wait_begin(options->context);
+    return true;
 }
 
 static enum ql_status begin_with_subject(struct ql *ql, int64_t wait_ms, const char *subject,
@@ -55,18 +55,6 @@ static enum ql_status begin_with_subject(struct ql *ql, int64_t wait_ms, const c
 
 /* ---- check, acquire, admit ------------------------------------------------ */
 
-static enum ql_status find_limit(const struct qli_limits *limits, const char *name, int *index)
-{
-    *index = -1;
-    if (name == NULL)
-        return QL_OK;
-    for (size_t i = 0; i < limits->count; i++) {
-        if (limits->limits[i].window != QL_WINDOW_NONE && strcmp(limits->names[i], name) == 0)
-            *index = (int)i;
-    }
-    return *index >= 0 ? QL_OK : QL_E_LIMIT;
-}
-
 /* The flag is raised before any lease has a deadline, so that whoever meets one
  * looks at the clock. */
 static void announce_deadlines(struct qli_call *call)
@@ -75,33 +63,59 @@ static void announce_deadlines(struct qli_call *call)
     call->boot_ns = qli_clock_boot_ns();
 }
 
-static enum ql_status run_admit(struct ql *ql, int64_t wait_ms, struct job *job)
+static enum ql_status try_admit(struct ql *ql, int64_t wait_ms, const char *subject,
+                                const struct qli_admission *admission, struct ql_lease *lease,
+                                struct ql_verdict *verdict)
 {
     struct qli_call call;
     struct qli_name name;
-    struct qli_admission admission = {
-        .budgets = job->budgets, .slot = job->slot, .age_ns = job->age_ns};
-    enum ql_status status = begin_with_subject(ql, wait_ms, job->subject, &call, &name);
-    if (status == QL_OK)
-        status = find_limit(call.limits, job->name, &admission.only_limit);
+    enum ql_status status = begin_with_subject(ql, wait_ms, subject, &call, &name);
     if (status != QL_OK)
         return status;
-    if (job->age_ns > 0 && call.boot_ns == 0)
+    if (admission->age_ns > 0 && call.boot_ns == 0)
         announce_deadlines(&call);
-    status = qli_operation_admit(&call, &name, &admission, &job->lease, job->verdict);
+    status = qli_operation_admit(&call, &name, admission, lease, verdict);
     if (status != QL_E_FULL || ql->options.when_full != QL_FULL_ADMIT)
         return status;
     __atomic_fetch_add(&call.engine->page->omissions, 1, __ATOMIC_RELAXED);
-    job->lease = (struct ql_lease){.epoch = call.engine->epoch, .index = UNCOUNTED_INDEX};
+    *lease = (struct ql_lease){.epoch = call.engine->epoch, .index = UNCOUNTED_INDEX};
     return QL_OK;
+}
+
+static enum ql_status find_limit(const struct qli_limits *limits, const char *name, int *index)
+{
+    for (size_t i = 0; i < limits->count; i++) {
+        if (limits->limits[i].window != QL_WINDOW_NONE && strcmp(limits->names[i], name) == 0) {
+            *index = (int)i;
+            return QL_OK;
+        }
+    }
+    return QL_E_LIMIT;
+}
+
+static enum ql_status try_check(struct ql *ql, int64_t wait_ms, const char *subject,
+                                const char *limit, struct ql_verdict *verdict)
+{
+    struct qli_call call;
+    struct qli_name name;
+    struct qli_admission admission = {.budgets = true, .only_limit = -1};
+    enum ql_status status = begin_with_subject(ql, wait_ms, subject, &call, &name);
+    if (status == QL_OK && limit != NULL)
+        status = find_limit(call.limits, limit, &admission.only_limit);
+    return status == QL_OK ? qli_operation_admit(&call, &name, &admission, NULL, verdict) : status;
 }
 
 enum ql_status ql_check(struct ql *ql, const char *subject, const char *limit,
                         struct ql_verdict *verdict)
 {
-    struct job job = {
-        .run = run_admit, .subject = subject, .name = limit, .budgets = true, .verdict = verdict};
-    return run_job(ql, ql != NULL ? ql->options.admit_wait_ms : 0, &job);
+    if (ql == NULL)
+        return QL_E_INVALID;
+    enum ql_status status;
+    struct patience patience = patience_of(ql, ql->options.admit_wait_ms);
+    do {
+        status = try_check(ql, patience.wait_ms, subject, limit, verdict);
+    } while (wants_to_wait(&patience, status));
+    return status;
 }
 
 static enum ql_status take_lease(struct ql *ql, const char *subject, int64_t age_ms, bool budgets,
@@ -109,16 +123,14 @@ static enum ql_status take_lease(struct ql *ql, const char *subject, int64_t age
 {
     if (lease == NULL)
         return QL_E_INVALID;
-    struct job job = {
-        .run = run_admit,
-        .subject = subject,
-        .budgets = budgets,
-        .slot = true,
-        .age_ns = age_ms * QLI_NS_PER_MS,
-        .verdict = verdict,
-    };
-    enum ql_status status = run_job(ql, ql->options.admit_wait_ms, &job);
-    *lease = job.lease;
+    *lease = (struct ql_lease){0};
+    const struct qli_admission admission = {
+        .budgets = budgets, .only_limit = -1, .slot = true, .age_ns = age_ms * QLI_NS_PER_MS};
+    enum ql_status status;
+    struct patience patience = patience_of(ql, ql->options.admit_wait_ms);
+    do {
+        status = try_admit(ql, patience.wait_ms, subject, &admission, lease, verdict);
+    } while (wants_to_wait(&patience, status));
     return status;
 }
 
@@ -159,18 +171,19 @@ static enum ql_status find_meters(const struct qli_call *call, const struct ql_c
     return QL_OK;
 }
 
-static enum ql_status run_settle(struct ql *ql, int64_t wait_ms, struct job *job)
+static enum ql_status try_settle(struct ql *ql, int64_t wait_ms, struct ql_lease lease,
+                                 const struct ql_charge *charges, size_t count)
 {
     struct qli_call call;
     struct qli_amount amounts[QL_METERS_MAX];
     enum ql_status status = qli_handle_begin(ql, wait_ms, &call);
     if (status == QL_OK)
-        status = find_meters(&call, job->charges, job->count, amounts);
+        status = find_meters(&call, charges, count, amounts);
     if (status != QL_OK)
         return status;
-    if (job->lease.index == UNCOUNTED_INDEX && job->lease.epoch == call.engine->epoch)
-        return job->count > 0 ? QL_E_FULL : QL_OK;
-    return qli_operation_settle(&call, job->lease, amounts, job->count);
+    if (lease.index == UNCOUNTED_INDEX && lease.epoch == call.engine->epoch)
+        return count > 0 ? QL_E_FULL : QL_OK;
+    return qli_operation_settle(&call, lease, amounts, count);
 }
 
 enum ql_status ql_settle(struct ql *ql, struct ql_lease lease, const struct ql_charge *charges,
@@ -178,8 +191,12 @@ enum ql_status ql_settle(struct ql *ql, struct ql_lease lease, const struct ql_c
 {
     if (ql == NULL || count > QL_METERS_MAX || (count > 0 && charges == NULL))
         return QL_E_INVALID;
-    struct job job = {.run = run_settle, .lease = lease, .charges = charges, .count = count};
-    return run_job(ql, ql->options.charge_wait_ms, &job);
+    enum ql_status status;
+    struct patience patience = patience_of(ql, ql->options.charge_wait_ms);
+    do {
+        status = try_settle(ql, patience.wait_ms, lease, charges, count);
+    } while (wants_to_wait(&patience, status));
+    return status;
 }
 
 enum ql_status ql_release(struct ql *ql, struct ql_lease lease)
@@ -187,32 +204,39 @@ enum ql_status ql_release(struct ql *ql, struct ql_lease lease)
     return ql_settle(ql, lease, NULL, 0);
 }
 
-static enum ql_status run_revoke(struct ql *ql, int64_t wait_ms, struct job *job)
+static enum ql_status try_revoke(struct ql *ql, int64_t wait_ms, struct ql_lease lease)
 {
     struct qli_call call;
     enum ql_status status = qli_handle_begin(ql, wait_ms, &call);
-    return status == QL_OK ? qli_operation_revoke(&call, job->lease) : status;
+    return status == QL_OK ? qli_operation_revoke(&call, lease) : status;
 }
 
 enum ql_status ql_revoke(struct ql *ql, struct ql_lease lease)
 {
-    struct job job = {.run = run_revoke, .lease = lease};
-    return run_job(ql, ql != NULL ? ql->options.charge_wait_ms : 0, &job);
+    if (ql == NULL)
+        return QL_E_INVALID;
+    enum ql_status status;
+    struct patience patience = patience_of(ql, ql->options.charge_wait_ms);
+    do {
+        status = try_revoke(ql, patience.wait_ms, lease);
+    } while (wants_to_wait(&patience, status));
+    return status;
 }
 
-static enum ql_status run_charge(struct ql *ql, int64_t wait_ms, struct job *job)
+static enum ql_status try_charge(struct ql *ql, int64_t wait_ms, const char *subject,
+                                 const char *meter, int64_t amount)
 {
     struct qli_call call;
     struct qli_name name;
-    enum ql_status status = begin_with_subject(ql, wait_ms, job->subject, &call, &name);
+    enum ql_status status = begin_with_subject(ql, wait_ms, subject, &call, &name);
     if (status != QL_OK)
         return status;
-    int meter = qli_limits_meter(call.limits, job->name);
-    if (meter < 0)
+    int index = qli_limits_meter(call.limits, meter);
+    if (index < 0)
         return QL_E_METER;
-    if (job->amount == 0)
+    if (amount == 0)
         return QL_OK;
-    return qli_operation_charge(&call, &name, (struct qli_amount){(uint32_t)meter, job->amount});
+    return qli_operation_charge(&call, &name, (struct qli_amount){(uint32_t)index, amount});
 }
 
 enum ql_status ql_charge(struct ql *ql, const char *subject, const char *meter, int64_t amount,
@@ -220,26 +244,35 @@ enum ql_status ql_charge(struct ql *ql, const char *subject, const char *meter, 
 {
     if (ql == NULL || meter == NULL || amount < 0 || operation_id != NULL)
         return QL_E_INVALID;
-    struct job job = {.run = run_charge, .subject = subject, .name = meter, .amount = amount};
-    return run_job(ql, ql->options.charge_wait_ms, &job);
+    enum ql_status status;
+    struct patience patience = patience_of(ql, ql->options.charge_wait_ms);
+    do {
+        status = try_charge(ql, patience.wait_ms, subject, meter, amount);
+    } while (wants_to_wait(&patience, status));
+    return status;
 }
 
-static enum ql_status run_usage(struct ql *ql, int64_t wait_ms, struct job *job)
+static enum ql_status try_usage(struct ql *ql, int64_t wait_ms, const char *subject,
+                                struct ql_usage *usage)
 {
     struct qli_call call;
     struct qli_name name;
-    enum ql_status status = begin_with_subject(ql, wait_ms, job->subject, &call, &name);
+    enum ql_status status = begin_with_subject(ql, wait_ms, subject, &call, &name);
     if (status == QL_OK)
         status = qli_operation_reap_dead(&call);
-    return status == QL_OK ? qli_operation_usage(&call, &name, job->usage) : status;
+    return status == QL_OK ? qli_operation_usage(&call, &name, usage) : status;
 }
 
 enum ql_status ql_usage(struct ql *ql, const char *subject, struct ql_usage *usage)
 {
     if (ql == NULL || usage == NULL)
         return QL_E_INVALID;
-    struct job job = {.run = run_usage, .subject = subject, .usage = usage};
-    return run_job(ql, ql->options.admit_wait_ms, &job);
+    enum ql_status status;
+    struct patience patience = patience_of(ql, ql->options.admit_wait_ms);
+    do {
+        status = try_usage(ql, patience.wait_ms, subject, usage);
+    } while (wants_to_wait(&patience, status));
+    return status;
 }
 
 /* ---- a lease as text ------------------------------------------------------ */

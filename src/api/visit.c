@@ -103,8 +103,7 @@ static void describe_lease(const struct qli_call *call, const struct qli_section
     uint64_t slot = qli_word_slot(lease->holder);
     int64_t age_ns = call->now_ns - (int64_t)lease->since_ns;
     *info = (struct ql_lease_info){
-        .lease = {engine->epoch, lease->generation,
-                  section->index * engine->geometry.shard_leases + index - 1},
+        .lease = {engine->epoch, lease->generation, qli_lease_number(section, index)},
         .since = (int64_t)lease->since_ns / QLI_NS_PER_SECOND,
         .age_ms = age_ns > 0 ? age_ns / QLI_NS_PER_MS : 0,
         .pid = slot < engine->region.holder_count ? (int64_t)engine->region.holders[slot].pid : 0,

@@ -151,7 +151,7 @@ static struct ql_lease lease_handle(const struct qli_section *section, uint64_t 
     return (struct ql_lease){
         .epoch = engine->epoch,
         .generation = qli_lease_at(section, index)->generation,
-        .index = section->index * engine->geometry.shard_leases + index - 1,
+        .index = qli_lease_number(section, index),
     };
 }
 

@@ -6,13 +6,6 @@
  */
 #include "engine/lease.h"
 
-struct qli_lease *qli_lease_at(const struct qli_section *section, uint64_t index)
-{
-    if (index - 1 >= section->engine->geometry.shard_leases)
-        return NULL;
-    return &section->leases[index - 1];
-}
-
 enum ql_status qli_lease_take_locked(struct qli_section *section, const struct qli_call *call,
                                      uint64_t subject_index, int64_t deadline_ns, uint64_t *index)
 {

@@ -8,7 +8,28 @@
 #include "engine/subject.h"
 
 /* The slot of an index from 1; NULL if there is no such slot. */
-struct qli_lease *qli_lease_at(const struct qli_section *section, uint64_t index);
+static inline struct qli_lease *qli_lease_at(const struct qli_section *section, uint64_t index)
+{
+    if (index - 1 >= section->engine->geometry.shard_leases)
+        return NULL;
+    return &section->leases[index - 1];
+}
+
+/* A slot's number in the whole store, as a struct ql_lease has it. */
+static inline uint64_t qli_lease_number(const struct qli_section *section, uint64_t index)
+{
+    return section->index << 32 | (index - 1);
+}
+
+static inline uint64_t qli_lease_number_shard(uint64_t number)
+{
+    return number >> 32;
+}
+
+static inline uint64_t qli_lease_number_index(uint64_t number)
+{
+    return (number & UINT32_MAX) + 1;
+}
 
 static inline bool qli_lease_over_age(const struct qli_lease *lease, const struct qli_call *call)
 {

@@ -57,22 +57,24 @@ static enum ql_status why_ended(const struct qli_lease *slot, uint64_t generatio
 static enum ql_status enter_lease(const struct qli_call *call, struct ql_lease lease,
                                   struct qli_section *section, uint64_t *index)
 {
-    const struct qli_geometry *g = &call->engine->geometry;
     if (lease.epoch == 0 || lease.generation == 0)
         return QL_E_INVALID;
     if (lease.epoch != call->engine->epoch)
         return QL_E_EXPIRED;
-    uint64_t shard = lease.index / g->shard_leases;
-    if (shard >= g->shard_count)
+    uint64_t shard = qli_lease_number_shard(lease.index);
+    if (shard >= call->engine->geometry.shard_count)
         return QL_E_INVALID;
     enum ql_status status = qli_section_enter(call, shard, section);
     if (status != QL_OK)
         return status;
-    *index = lease.index % g->shard_leases + 1;
+    *index = qli_lease_number_index(lease.index);
     const struct qli_lease *slot = qli_lease_at(section, *index);
-    if (slot->state == QLI_LEASE_HELD && slot->generation == lease.generation)
+    if (slot != NULL && slot->state == QLI_LEASE_HELD && slot->generation == lease.generation)
         return QL_OK;
-    status = slot->generation < lease.generation ? QL_E_INVALID : why_ended(slot, lease.generation);
+    if (slot == NULL || slot->generation < lease.generation)
+        status = QL_E_INVALID;
+    else
+        status = why_ended(slot, lease.generation);
     qli_section_leave(section);
     return status;
 }

@@ -28,14 +28,6 @@ enum ql_status qli_subject_name(const struct qli_engine *engine, const char *tex
     return QL_OK;
 }
 
-struct qli_subject *qli_subject_at(const struct qli_section *section, uint64_t index)
-{
-    const struct qli_geometry *g = &section->engine->geometry;
-    if (index - 1 >= g->shard_subjects)
-        return NULL;
-    return (struct qli_subject *)(section->subjects + (index - 1) * g->subject_size);
-}
-
 static struct qli_extension *extension_of(const struct qli_section *section,
                                           const struct qli_subject *subject)
 {

@@ -35,7 +35,13 @@ enum ql_status qli_subject_name(const struct qli_engine *engine, const char *tex
                                 struct qli_name *name);
 
 /* The slot of an index from 1; NULL if there is no such slot. */
-struct qli_subject *qli_subject_at(const struct qli_section *section, uint64_t index);
+static inline struct qli_subject *qli_subject_at(const struct qli_section *section, uint64_t index)
+{
+    const struct qli_geometry *g = &section->engine->geometry;
+    if (index - 1 >= g->shard_subjects)
+        return NULL;
+    return (struct qli_subject *)(section->subjects + (index - 1) * g->subject_size);
+}
 
 /* *index is the subject's, or 0 if it is unknown. QL_E_CORRUPT. */
 enum ql_status qli_subject_find_locked(struct qli_section *section, const struct qli_name *name,

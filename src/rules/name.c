@@ -47,11 +47,39 @@ static bool is_plain(unsigned char byte)
     return byte >= 0x20 && byte < 0x7f && byte != '/' && byte != '%';
 }
 
-size_t qli_name_subject(const char *subject, uint32_t *levels)
+/* The high bit of each byte of the result is set where the word has the byte
+ * (bytes above the first hit may be set too). */
+static uint64_t has_byte(uint64_t word, unsigned char byte)
 {
-    if (subject == NULL)
-        return 0;
-    const unsigned char *text = (const unsigned char *)subject;
+    const uint64_t ones = UINT64_C(0x0101010101010101);
+    uint64_t zero_where_equal = word ^ ones * byte;
+    return (zero_where_equal - ones) & ~zero_where_equal;
+}
+
+/* Whether eight bytes are all plain. */
+static bool word_is_plain(uint64_t word)
+{
+    const uint64_t ones = UINT64_C(0x0101010101010101);
+    uint64_t control = (word - ones * 0x20) & ~word;
+    uint64_t special = has_byte(word, '/') | has_byte(word, '%') | has_byte(word, 0x7f);
+    return ((word | control | special) & ones * 0x80) == 0;
+}
+
+static bool text_is_plain(const char *text, size_t length)
+{
+    uint64_t word;
+    for (; length >= sizeof word; length -= sizeof word, text += sizeof word) {
+        memcpy(&word, text, sizeof word);
+        if (!word_is_plain(word))
+            return false;
+    }
+    memset(&word, 'a', sizeof word);
+    memcpy(&word, text, length);
+    return word_is_plain(word);
+}
+
+static size_t parse_subject(const unsigned char *text, uint32_t *levels)
+{
     size_t length = 0;
     size_t segment = 0;
     uint32_t segments = 1;
@@ -77,6 +105,17 @@ size_t qli_name_subject(const char *subject, uint32_t *levels)
         return 0;
     *levels = segments;
     return length;
+}
+
+size_t qli_name_subject(const char *subject, uint32_t *levels)
+{
+    if (subject == NULL)
+        return 0;
+    size_t whole = strnlen(subject, QL_SUBJECT_MAX + 1);
+    *levels = 1;
+    if (whole <= QL_SUBJECT_MAX && text_is_plain(subject, whole))
+        return whole;
+    return parse_subject((const unsigned char *)subject, levels);
 }
 
 bool qli_name_valid(const char *text)
