@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
@@ -119,7 +120,12 @@ def in_child(body: Callable[[], None]) -> int:
         except BaseException as error:  # noqa: BLE001 - a child must not go on as the test run
             os.write(2, f"in the child: {error!r}\n".encode())
         os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    watchdog = threading.Timer(DEADLINE_SECONDS, os.kill, (child, signal.SIGKILL))
+    watchdog.start()
+    try:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    finally:
+        watchdog.cancel()
 
 
 def eventually(condition: Callable[[], bool]) -> bool:
