@@ -30,6 +30,8 @@ def lines_of(command):
 
 
 def ns(value):
+    if value >= 1e6:
+        return f"{value / 1e6:.2f} ms"
     return f"{value / 1000:.2f} µs" if value >= 1000 else f"{value:.1f} ns"
 
 
