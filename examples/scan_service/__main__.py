@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starts the service: two worker processes on one port and one quota store."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import socket
+import subprocess
+import sys
+
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+from scan_service.settings import ROOT, Settings
+
+HOST = "127.0.0.1"
+
+HINTS = """
+The scan service runs on {url}. Try:
+
+  # a scan: an Arrow stream of two columns
+  curl -s {url}/api/v2/scan -H 'X-User: alice' --json '{{"table_id": "flights",
+    "select": ["origin", "delay"], "where": "delay > 600", "limit": 100}}' -o scan.arrow
+
+  # the usage
+  curl -s {url}/api/v2/usage -H 'X-User: alice'
+
+  # a refusal: the budget of a day is three reads of the whole table
+  for i in 1 2 3 4; do curl -s {url}/api/query -H 'X-User: alice' --json '{{"sql":
+    "SELECT * FROM flights ORDER BY delay DESC LIMIT 1"}}'; echo; done
+
+Ctrl-C ends it.
+"""
+
+
+def listening(port: int) -> socket.socket:
+    """The socket that the workers inherit."""
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((HOST, port))
+        listener.listen(2048)
+        listener.set_inheritable(True)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        sys.exit(
+            f"scan_service: port {port} is taken: end what listens there, or choose another "
+            "with --port or SCAN_SERVICE_PORT"
+        )
+    return listener
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="scan_service", description=__doc__)
+    default = int(os.environ.get("SCAN_SERVICE_PORT") or 8000)
+    parser.add_argument("--port", type=int, default=default, help="default: 8000; 0: any free one")
+    parser.add_argument("--workers", type=int, default=2, help="worker processes (2)")
+    arguments = parser.parse_args()
+
+    listener = listening(arguments.port)
+    fetch = subprocess.run([sys.executable, ROOT / "tools" / "fetch_flights"], check=False)
+    if fetch.returncode:
+        sys.exit(fetch.returncode)
+    store = Settings().get_value("api", "scan", "quota_store")
+    if store and store != "memory:":
+        # quotalite makes the last component only.
+        os.makedirs(os.path.dirname(store), exist_ok=True)
+    print(HINTS.format(url=f"http://{HOST}:{listener.getsockname()[1]}"), flush=True)
+
+    config = uvicorn.Config(
+        "scan_service.app:app",
+        workers=arguments.workers,
+        log_level="warning",
+        timeout_graceful_shutdown=5,
+        timeout_worker_healthcheck=60,
+    )
+    Multiprocess(config, sockets=[listener]).run()
+
+
+if __name__ == "__main__":
+    main()

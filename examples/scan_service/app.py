@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The routes."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import json
+import math
+from typing import Annotated, Any
+
+import duckdb
+from fastapi import Depends, FastAPI, Header, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.types import Receive, Scope, Send
+
+import quotalite
+import quotalite.fastapi
+from scan_service.catalogue import Catalogue, Priced
+from scan_service.running import HungUp, admitted, unless_hung_up
+from scan_service.settings import Settings
+from scan_service.statement import BadRequest
+
+ARROW_STREAM = "application/vnd.apache.arrow.stream"
+
+settings = Settings()
+tracker = quotalite.build_quota_tracker(settings.get_value)
+catalogue = Catalogue(settings.tables())
+max_rows = int(settings.get_value("api", "scan", "max_rows", default=10000))
+
+app = FastAPI(title="quotalite scan service")
+quotalite.fastapi.install(app)
+
+
+class ScanRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    table_id: str
+    select: list[str] = Field(default=["*"], min_length=1, max_length=100)
+    where: str | None = Field(default=None, max_length=10_000)
+    order_by: list[str] | str = Field(default=[])
+    limit: int | None = Field(default=None, ge=0, le=2**62)
+
+    def priced(self) -> Priced:
+        order_by = [self.order_by] if isinstance(self.order_by, str) else self.order_by
+        return catalogue.priced_scan(
+            self.table_id, self.select, self.where, [o for o in order_by if o], self.limit
+        )
+
+
+class QueryRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    sql: str = Field(max_length=20_000)
+
+
+def current_user(x_user: Annotated[str | None, Header()] = None) -> str:
+    """The subject to charge. A real service takes it from its authentication."""
+    if not x_user:
+        raise BadRequest("name the user in the header X-User")
+    try:
+        return quotalite.segment(x_user)
+    except ValueError as error:
+        raise BadRequest(f"the header X-User is no user name: {error}") from None
+
+
+User = Annotated[str, Depends(current_user)]
+
+
+@app.exception_handler(BadRequest)
+async def bad_request(_request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"error": "bad_request", "message": str(error)}, status_code=400)
+
+
+@app.exception_handler(RequestValidationError)
+async def invalid(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    problems = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+    body = {"error": "bad_request", "message": "; ".join(problems)}
+    return JSONResponse(body, status_code=400)
+
+
+@app.exception_handler(duckdb.Error)
+async def failed(_request: Request, error: Exception) -> JSONResponse:
+    first = str(error).strip().split("\n", 1)[0]
+    body = {"error": "bad_request", "message": f"the statement failed: {first}"}
+    return JSONResponse(body, status_code=400)
+
+
+class ScanResponse(Response):
+    """An Arrow IPC stream that holds its slot until it has ended."""
+
+    def __init__(self, user: str, priced: Priced) -> None:
+        super().__init__(media_type=ARROW_STREAM)
+        del self.headers["content-length"]
+        self.headers["x-bytes-charged"] = str(priced.price)
+        self._user = user
+        self._priced = priced
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await unless_hung_up(receive, self._stream(send))
+        except (HungUp, OSError):
+            pass
+
+    async def _stream(self, send: Send) -> None:
+        async with admitted(tracker, self._user, self._priced, catalogue) as running:
+            reader = await running.reader()
+            # An error in the first batch can still be answered with a 400.
+            start: dict[str, Any] | None = {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": self.raw_headers,
+            }
+            async for part in running.batches(reader):
+                if start:
+                    await send(start)
+                    start = None
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+@app.post("/api/v2/scan", response_class=Response)
+def scan(request: ScanRequest, user: User) -> Response:
+    return ScanResponse(user, request.priced())
+
+
+@app.post("/api/v2/scan/estimate")
+def estimate(request: ScanRequest, _user: User) -> dict[str, Any]:
+    priced = request.priced()
+    return {"bytes": priced.price, "columns": priced.columns}
+
+
+class QueryResponse(Response):
+    """Rows as JSON; it watches for a client that hangs up."""
+
+    def __init__(self, user: str, priced: Priced) -> None:
+        super().__init__()
+        self._user = user
+        self._priced = priced
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            body = await unless_hung_up(receive, self._rows())
+        except HungUp:
+            return
+        await Response(body, media_type="application/json")(scope, receive, send)
+
+    async def _rows(self) -> bytes:
+        async with admitted(tracker, self._user, self._priced, catalogue) as running:
+            columns, rows = await running.rows(max_rows)
+        return json.dumps(
+            {
+                "columns": columns,
+                "rows": [[plain(value) for value in row] for row in rows[:max_rows]],
+                "truncated": len(rows) > max_rows,
+                "bytes": self._priced.price,
+            }
+        ).encode()
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, (datetime.date, datetime.datetime, datetime.time)):
+        return value.isoformat()
+    if isinstance(value, decimal.Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return str(value)
+
+
+@app.post("/api/query", response_class=Response)
+def query(request: QueryRequest, user: User) -> Response:
+    return QueryResponse(user, catalogue.priced(request.sql))
+
+
+@app.get("/api/v2/usage")
+def usage(user: User) -> dict[str, Any]:
+    limits = {limit.name: limit for limit in tracker.store.usage(user).limits}
+    concurrent, daily = limits["concurrent_scans"], limits["daily_bytes"]
+    resets_at = datetime.datetime.fromtimestamp(daily.resets_at, datetime.timezone.utc)
+    return {
+        "bytes_today": daily.used,
+        "max_daily_bytes": daily.cap,
+        "concurrent": concurrent.used,
+        "max_concurrent": concurrent.cap,
+        "resets_at": resets_at.isoformat(),
+    }
