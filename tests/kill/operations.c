@@ -1,0 +1,367 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "operations.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "engine/engine.h"
+
+#define ROOM 8
+#define SLOTS 2
+
+static int64_t *clock_ns;
+static struct ql *ql;
+static struct ql_lease lease;
+
+void kt_operations_begin(void)
+{
+    clock_ns = kt_shared(sizeof *clock_ns);
+}
+
+void kt_operations_reset_clock(void)
+{
+    *clock_ns = KT_START_NS;
+}
+
+/* ---- pieces -------------------------------------------------------------- */
+
+static void open_store(const char *directory)
+{
+    struct ql_options options = kt_options(clock_ns, SLOTS, ROOM);
+    ql = kt_open(directory, &options);
+}
+
+static void charge(const char *subject, int64_t amount)
+{
+    enum ql_status status = ql_charge(ql, subject, "bytes", amount, NULL);
+    KT_CHECK(status == QL_OK, "charge: %s", ql_status_name(status));
+}
+
+static void take(const char *subject)
+{
+    enum ql_status status = ql_acquire(ql, subject, &lease, NULL);
+    KT_CHECK(status == QL_OK, "acquire: %s", ql_status_name(status));
+}
+
+static struct qli_engine look_inside(const char *directory)
+{
+    struct qli_engine engine = {.region = kt_view_open(directory).region};
+    KT_CHECK(qli_engine_bind(&engine, NULL) == QL_OK, "the geometry is damaged");
+    return engine;
+}
+
+/* Takes the lock of the only shard and leaves changes that are not committed. */
+static struct qli_guard *enter_lock(struct qli_engine *engine)
+{
+    struct qli_region *region = &engine->region;
+    struct kt_view view = {.region = *region};
+    uint64_t slot = kt_view_slot(&view, getpid());
+    struct qli_guard *guard = &region->guards[1];
+    KT_CHECK(guard->word == 0, "the lock is taken");
+    guard->word = qli_word_make(slot, region->holders[slot].generation);
+    struct qli_shard *shard = (struct qli_shard *)(region->base + engine->geometry.shards_offset);
+    qli_guard_store(region, guard, &shard->subject_count, 77);
+    qli_guard_store(region, guard, &shard->lease_free, 7);
+    qli_guard_store(region, guard, &shard->lease_free, 6);
+    return guard;
+}
+
+static void fork_and_wait(void (*body)(const char *), const char *directory)
+{
+    pid_t pid = kt_fork();
+    if (pid == 0) {
+        body(directory);
+        _exit(0);
+    }
+    kt_wait_success(pid);
+}
+
+/* ---- prepared stores ----------------------------------------------------- */
+
+static void prepare_store(const char *directory)
+{
+    open_store(directory);
+    charge("alice", 100);
+    ql_close(ql);
+}
+
+static void prepare_dead_owner(const char *directory)
+{
+    open_store(directory);
+    charge("alice", 100);
+    take("alice");
+    take("alice");
+    struct qli_engine engine = look_inside(directory);
+    enter_lock(&engine);
+}
+
+/* ---- set-ups ------------------------------------------------------------- */
+
+static void set_up_charged(const char *directory)
+{
+    open_store(directory);
+    charge("alice", 100);
+}
+
+static void set_up_lease(const char *directory)
+{
+    set_up_charged(directory);
+    take("alice");
+    take("alice");
+}
+
+static void die_with_leases(const char *directory)
+{
+    (void)directory;
+    take("alice");
+    take("alice");
+}
+
+static void set_up_dead_leases(const char *directory)
+{
+    set_up_charged(directory);
+    fork_and_wait(die_with_leases, directory);
+}
+
+static void die_in_lock(const char *directory)
+{
+    charge("alice", 1);
+    struct qli_engine engine = look_inside(directory);
+    enter_lock(&engine);
+}
+
+static void set_up_dead_lock(const char *directory)
+{
+    set_up_charged(directory);
+    fork_and_wait(die_in_lock, directory);
+}
+
+/* Holds the lock until somebody has waited for it for a while. */
+static _Noreturn void hold_lock(const char *directory, _Atomic int *ready)
+{
+    charge("alice", 1);
+    struct qli_engine engine = look_inside(directory);
+    struct qli_guard *guard = enter_lock(&engine);
+    struct timespec nap = {.tv_nsec = 12000000};
+    *ready = 1;
+    while (!(__atomic_load_n(&guard->word, __ATOMIC_ACQUIRE) & QLI_WORD_WAITERS))
+        sched_yield();
+    nanosleep(&nap, NULL);
+    KT_CHECK(qli_guard_rollback(&engine.region, guard) == QL_OK, "rollback");
+    qli_guard_leave(guard);
+    for (;;)
+        pause();
+}
+
+static void set_up_live_lock(const char *directory)
+{
+    set_up_charged(directory);
+    _Atomic int *ready = kt_shared(sizeof *ready);
+    if (kt_fork() == 0)
+        hold_lock(directory, ready);
+    while (*ready == 0)
+        sched_yield();
+}
+
+static void set_up_next_day(const char *directory)
+{
+    set_up_charged(directory);
+    *clock_ns += KT_DAY_NS;
+}
+
+static void set_up_full(const char *directory)
+{
+    open_store(directory);
+    for (int i = 0; i < ROOM; i++) {
+        char subject[16];
+        snprintf(subject, sizeof subject, "idle-%d", i);
+        take(subject);
+        KT_CHECK(ql_release(ql, lease) == QL_OK, "release");
+    }
+}
+
+/* ---- runs ---------------------------------------------------------------- */
+
+static void run_open(const char *directory)
+{
+    open_store(directory);
+}
+
+static void run_check(const char *directory)
+{
+    (void)directory;
+    KT_CHECK(ql_check(ql, "alice", NULL, NULL) == QL_OK, "check");
+}
+
+static void run_acquire(const char *directory)
+{
+    (void)directory;
+    take("bob");
+}
+
+static void run_acquire_alice(const char *directory)
+{
+    (void)directory;
+    take("alice");
+}
+
+static void run_admit(const char *directory)
+{
+    (void)directory;
+    struct ql_verdict verdict;
+    KT_CHECK(ql_admit(ql, "bob", NULL, &lease, &verdict) == QL_OK, "admit");
+}
+
+static void run_charge(const char *directory)
+{
+    (void)directory;
+    charge("alice", 7);
+}
+
+static void run_charge_new(const char *directory)
+{
+    (void)directory;
+    charge("bob", 7);
+}
+
+static void run_settle(const char *directory)
+{
+    (void)directory;
+    struct ql_charge charges[] = {{"bytes", 7}, {"statements", 3}};
+    KT_CHECK(ql_settle(ql, lease, charges, 2) == QL_OK, "settle");
+}
+
+static void run_release(const char *directory)
+{
+    (void)directory;
+    KT_CHECK(ql_release(ql, lease) == QL_OK, "release");
+}
+
+static void run_revoke(const char *directory)
+{
+    (void)directory;
+    KT_CHECK(ql_revoke(ql, lease) == QL_OK, "revoke");
+}
+
+static void run_close(const char *directory)
+{
+    (void)directory;
+    ql_close(ql);
+}
+
+#define ALICE_100 "alice leases=0 bytes=100/0 statements=0/0"
+#define ALICE_107 "alice leases=0 bytes=107/0 statements=0/0"
+
+const struct kt_operation kt_operations[] = {
+    {"create", NULL, {NULL, run_open, false}, NULL, NULL},
+    {"attach", prepare_store, {NULL, run_open, false}, NULL, NULL},
+    {"attach-over-dead", prepare_dead_owner, {NULL, run_open, false}, NULL, NULL},
+    {"fork-child", NULL, {set_up_charged, run_charge, true}, ALICE_100, ALICE_107},
+    {"check", NULL, {set_up_charged, run_check, false}, NULL, NULL},
+    {"acquire", NULL, {set_up_charged, run_acquire, false}, NULL, "lease 1 generation=1"},
+    {"admit", NULL, {set_up_charged, run_admit, false}, NULL, "lease 1 generation=1"},
+    {"charge", NULL, {set_up_charged, run_charge, false}, ALICE_100, ALICE_107},
+    {"charge-new", NULL, {set_up_charged, run_charge_new, false}, NULL, "bob leases=0 bytes=7/0"},
+    {"settle",
+     NULL,
+     {set_up_lease, run_settle, false},
+     ALICE_100,
+     "alice leases=0 bytes=107/0 statements=3/0"},
+    {"release", NULL, {set_up_lease, run_release, false}, NULL, "lease 2 generation=1 state=2"},
+    {"revoke", NULL, {set_up_lease, run_revoke, false}, NULL, "lease 2 generation=1 state=3"},
+    {"reap", NULL, {set_up_dead_leases, run_acquire_alice, false}, NULL, "generation=2"},
+    {"contended", NULL, {set_up_live_lock, run_charge, false}, "bytes=101/0", "bytes=108/0"},
+    {"steal", NULL, {set_up_dead_lock, run_charge, false}, "bytes=101/0", "bytes=108/0"},
+    {"roll-over", NULL, {set_up_next_day, run_charge, false}, "bytes=0/100", "bytes=7/100"},
+    {"evict", NULL, {set_up_full, run_charge_new, false}, NULL, "bob leases=0 bytes=7/0"},
+    {"detach", NULL, {set_up_lease, run_close, false}, NULL, NULL},
+};
+const size_t kt_operation_count = sizeof kt_operations / sizeof kt_operations[0];
+
+/* ---- recovery ------------------------------------------------------------ */
+
+void kt_recover(const char *directory)
+{
+    struct ql_usage usage;
+    open_store(directory);
+    KT_CHECK(ql_usage(ql, "nobody", &usage) == QL_OK, "usage");
+}
+
+struct lines {
+    char text[ROOM * 2][128];
+    size_t count;
+};
+
+static int add_subject(void *context, const struct ql_subject_info *info)
+{
+    struct lines *lines = context;
+    const struct ql_usage *u = &info->usage;
+    KT_CHECK(u->meter_count == 2 && lines->count < ROOM * 2, "%u meters", u->meter_count);
+    const struct ql_meter_state *b = &u->meters[0];
+    const struct ql_meter_state *s = &u->meters[1];
+    if (u->leases == 0 && b->total == 0 && b->yesterday == 0 && s->total == 0 && s->yesterday == 0)
+        return 0;
+    snprintf(lines->text[lines->count++], sizeof lines->text[0],
+             "%s leases=%lld bytes=%lld/%lld statements=%lld/%lld\n", info->subject,
+             (long long)u->leases, (long long)b->total, (long long)b->yesterday,
+             (long long)s->total, (long long)s->yesterday);
+    return 0;
+}
+
+static int compare_lines(const void *a, const void *b)
+{
+    return strcmp(a, b);
+}
+
+static void wait_for_reaping(void)
+{
+    struct ql_verify_report report;
+    struct ql_error error;
+    int64_t deadline_ns = kt_now_ns() + INT64_C(20000000000);
+    do {
+        struct ql_usage usage;
+        KT_CHECK(ql_usage(ql, "nobody", &usage) == QL_OK, "usage");
+        enum ql_status status = ql_verify(ql, &report, &error);
+        KT_CHECK(status == QL_OK, "verify: %s: %s", ql_status_name(status), error.text);
+        KT_CHECK(kt_now_ns() < deadline_ns, "leases of the dead stay");
+    } while (report.leases != 0);
+}
+
+static size_t add_leases(const char *directory, char *dump, size_t size)
+{
+    struct qli_engine engine = look_inside(directory);
+    const struct qli_geometry *g = &engine.geometry;
+    const struct qli_lease *leases =
+        (const struct qli_lease *)(engine.region.base + g->leases_offset);
+    size_t used = 0;
+    for (uint64_t i = 0; i < g->shard_count * g->shard_leases; i++) {
+        if (leases[i].generation != 0)
+            used += (size_t)snprintf(dump + used, size - used,
+                                     "lease %llu generation=%llu "
+                                     "state=%llu\n",
+                                     (unsigned long long)i + 1,
+                                     (unsigned long long)leases[i].generation,
+                                     (unsigned long long)leases[i].state);
+    }
+    return used;
+}
+
+void kt_recover_dump(const char *directory, char *dump, size_t size)
+{
+    struct lines lines = {.count = 0};
+    kt_recover(directory);
+    wait_for_reaping();
+    KT_CHECK(ql_each_subject(ql, add_subject, &lines, NULL) == QL_OK, "each subject");
+    qsort(lines.text, lines.count, sizeof lines.text[0], compare_lines);
+    size_t used = 0;
+    for (size_t i = 0; i < lines.count; i++)
+        used += (size_t)snprintf(dump + used, size - used, "%s", lines.text[i]);
+    add_leases(directory, dump + used, size - used);
+    charge("carol", 5);
+    ql_close(ql);
+}

@@ -1,0 +1,355 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "stepper.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/user.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/siphash.h"
+#include "region/lockfile.h"
+
+#define STEPS_MAX UINT64_C(20000000)
+
+/* ---- the traced process -------------------------------------------------- */
+
+struct tracee {
+    pid_t pid;
+    pid_t starter; /* its parent, if it is not ours */
+};
+
+struct rendezvous {
+    _Atomic int pid;
+    _Atomic int go;
+};
+
+static _Noreturn void be_tracee(struct rendezvous *meeting, const char *directory,
+                                const struct kt_script *script)
+{
+    meeting->pid = getpid();
+    while (meeting->go == 0)
+        sched_yield();
+    raise(SIGSTOP);
+    script->run(directory);
+    raise(SIGSTOP);
+    _exit(0);
+}
+
+static _Noreturn void start(struct rendezvous *meeting, const char *directory,
+                            const struct kt_script *script)
+{
+    if (script->setup != NULL)
+        script->setup(directory);
+    if (!script->fork_child)
+        be_tracee(meeting, directory, script);
+    if (kt_fork() == 0)
+        be_tracee(meeting, directory, script);
+    for (;;)
+        pause();
+}
+
+static void wait_for_stop(pid_t pid, int *status)
+{
+    pid_t waited;
+    do
+        waited = waitpid(pid, status, __WALL);
+    while (waited < 0 && errno == EINTR);
+    KT_CHECK(waited == pid, "waitpid: %s", strerror(errno));
+    KT_CHECK(WIFSTOPPED(*status), "the traced process ended with %#x", (unsigned)*status);
+}
+
+/* The tracee is stopped before its run. */
+static struct tracee begin(const char *directory, const struct kt_script *script)
+{
+    static struct rendezvous *meeting;
+    if (meeting == NULL)
+        meeting = kt_shared(sizeof *meeting);
+    meeting->pid = 0;
+    meeting->go = 0;
+    struct tracee tracee = {0};
+    pid_t child = kt_fork();
+    if (child == 0)
+        start(meeting, directory, script);
+    while (meeting->pid == 0) {
+        int early;
+        KT_CHECK(waitpid(child, &early, WNOHANG) == 0, "the set-up failed");
+        sched_yield();
+    }
+    tracee.pid = meeting->pid;
+    tracee.starter = tracee.pid == child ? 0 : child;
+    KT_CHECK(ptrace(PTRACE_SEIZE, tracee.pid, NULL, NULL) == 0, "ptrace: %s", strerror(errno));
+    meeting->go = 1;
+    int status;
+    wait_for_stop(tracee.pid, &status);
+    return tracee;
+}
+
+static void end(const struct tracee *tracee)
+{
+    kill(tracee->pid, SIGKILL);
+    int status;
+    do
+        KT_CHECK(waitpid(tracee->pid, &status, __WALL) == tracee->pid, "waitpid: %s",
+                 strerror(errno));
+    while (!WIFSIGNALED(status) && !WIFEXITED(status));
+    if (tracee->starter == 0)
+        return;
+    kill(tracee->starter, SIGKILL);
+    kt_wait(tracee->starter);
+}
+
+/* The traced process was forked from this one, so its code is also ours. */
+static bool at_system_call(pid_t pid)
+{
+    errno = 0;
+    long place = ptrace(PTRACE_PEEKUSER, pid, offsetof(struct user_regs_struct, rip), NULL);
+    KT_CHECK(errno == 0, "ptrace: %s", strerror(errno));
+    const unsigned char *code = (const unsigned char *)place;
+    return code[0] == 0x0f && code[1] == 0x05;
+}
+
+/* false: the run is over. */
+static bool step(pid_t pid)
+{
+    KT_CHECK(ptrace(PTRACE_SINGLESTEP, pid, NULL, NULL) == 0, "ptrace: %s", strerror(errno));
+    int status;
+    wait_for_stop(pid, &status);
+    int stop = WSTOPSIG(status);
+    KT_CHECK(stop == SIGTRAP || stop == SIGSTOP, "the traced process got signal %d", stop);
+    return stop == SIGTRAP;
+}
+
+/* ---- the files ----------------------------------------------------------- */
+
+struct watched {
+    char name[32];
+    ino_t inode;
+    size_t size;
+    const unsigned char *map;
+    unsigned char *last; /* as it was when it was last kept */
+};
+
+struct recorder {
+    const char *directory;
+    struct watched files[KT_FILES];
+    int file_count;
+    struct kt_states states;
+    size_t capacity;
+};
+
+static void forget_files(struct recorder *r)
+{
+    for (int i = 0; i < r->file_count; i++) {
+        if (r->files[i].map != NULL)
+            munmap((void *)r->files[i].map, r->files[i].size);
+        free(r->files[i].last);
+    }
+    r->file_count = 0;
+}
+
+static void watch_file(struct recorder *r, int directory_fd, const char *name)
+{
+    size_t length = strlen(name);
+    KT_CHECK(r->file_count < KT_FILES && length < sizeof r->files[0].name, "an unexpected file: %s",
+             name);
+    struct watched *file = &r->files[r->file_count++];
+    struct stat info;
+    int fd = openat(directory_fd, name, O_RDONLY | O_CLOEXEC);
+    KT_CHECK(fd >= 0 && fstat(fd, &info) == 0, "%s: %s", name, strerror(errno));
+    *file = (struct watched){.inode = info.st_ino, .size = (size_t)info.st_size};
+    memcpy(file->name, name, length);
+    file->last = calloc(1, file->size + 1);
+    KT_CHECK(file->last != NULL, "out of memory");
+    if (file->size > 0) {
+        file->map = mmap(NULL, file->size, PROT_READ, MAP_SHARED, fd, 0);
+        KT_CHECK(file->map != MAP_FAILED, "mmap: %s", strerror(errno));
+    }
+    close(fd);
+}
+
+static bool files_same(struct recorder *r)
+{
+    int directory_fd = open(r->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *directory = directory_fd < 0 ? NULL : fdopendir(directory_fd);
+    int seen = 0;
+    bool same = true;
+    struct dirent *entry;
+    while (directory != NULL && (entry = readdir(directory)) != NULL) {
+        struct stat info;
+        if (entry->d_name[0] == '.' || fstatat(directory_fd, entry->d_name, &info, 0) != 0)
+            continue;
+        bool found = false;
+        for (int i = 0; i < r->file_count; i++)
+            found |= strcmp(r->files[i].name, entry->d_name) == 0 &&
+                     r->files[i].inode == info.st_ino && r->files[i].size == (size_t)info.st_size;
+        same &= found;
+        seen++;
+    }
+    if (directory != NULL)
+        closedir(directory);
+    return same && seen == r->file_count;
+}
+
+/* After a system call: which files there are may have changed. */
+static bool refresh_files(struct recorder *r)
+{
+    if (files_same(r))
+        return false;
+    forget_files(r);
+    DIR *directory = opendir(r->directory);
+    struct dirent *entry;
+    while (directory != NULL && (entry = readdir(directory)) != NULL) {
+        if (entry->d_name[0] != '.')
+            watch_file(r, dirfd(directory), entry->d_name);
+    }
+    if (directory != NULL)
+        closedir(directory);
+    return true;
+}
+
+static bool bytes_changed(struct recorder *r)
+{
+    bool changed = false;
+    for (int i = 0; i < r->file_count; i++) {
+        struct watched *file = &r->files[i];
+        if (file->size == 0 || memcmp(file->map, file->last, file->size) == 0)
+            continue;
+        memcpy(file->last, file->map, file->size);
+        changed = true;
+    }
+    return changed;
+}
+
+static uint64_t hash_files(const struct recorder *r)
+{
+    uint64_t hash = 0;
+    for (int i = 0; i < r->file_count; i++) {
+        const struct watched *file = &r->files[i];
+        uint64_t key[2] = {strlen(file->name), file->size};
+        hash += qli_siphash(key, file->last, file->size) ^
+                qli_siphash(key, file->name, strlen(file->name));
+    }
+    return hash;
+}
+
+static void keep(struct recorder *r, bool always)
+{
+    uint64_t hash = hash_files(r);
+    for (size_t i = 0; !always && i < r->states.count; i++) {
+        if (r->states.items[i].hash == hash)
+            return;
+    }
+    if (r->states.count == r->capacity) {
+        r->capacity = r->capacity == 0 ? 64 : r->capacity * 2;
+        r->states.items = realloc(r->states.items, r->capacity * sizeof *r->states.items);
+        KT_CHECK(r->states.items != NULL, "out of memory");
+    }
+    struct kt_state *state = &r->states.items[r->states.count++];
+    *state = (struct kt_state){.step = r->states.steps, .hash = hash};
+    for (int i = 0; i < r->file_count; i++) {
+        struct kt_file *file = &state->files[state->file_count++];
+        memcpy(file->name, r->files[i].name, sizeof file->name);
+        file->inode = r->files[i].inode;
+        file->size = r->files[i].size;
+        file->bytes = malloc(file->size + 1);
+        KT_CHECK(file->bytes != NULL, "out of memory");
+        memcpy(file->bytes, r->files[i].last, file->size);
+    }
+}
+
+struct kt_states kt_states_record(const char *directory, const struct kt_script *script)
+{
+    struct recorder r = {.directory = directory};
+    struct tracee tracee = begin(directory, script);
+    refresh_files(&r);
+    bytes_changed(&r);
+    keep(&r, true);
+    bool system_call = at_system_call(tracee.pid);
+    while (step(tracee.pid)) {
+        r.states.steps++;
+        KT_CHECK(r.states.steps < STEPS_MAX, "the operation does not end");
+        bool changed = system_call && refresh_files(&r);
+        changed |= bytes_changed(&r);
+        if (changed)
+            keep(&r, false);
+        system_call = at_system_call(tracee.pid);
+    }
+    refresh_files(&r);
+    bytes_changed(&r);
+    keep(&r, true);
+    end(&tracee);
+    forget_files(&r);
+    return r.states;
+}
+
+void kt_kill_after(const char *directory, const struct kt_script *script, uint64_t steps)
+{
+    struct tracee tracee = begin(directory, script);
+    for (uint64_t i = 0; i < steps && step(tracee.pid); i++)
+        continue;
+    end(&tracee);
+}
+
+static void write_file(int directory_fd, const struct kt_file *file, ino_t *inode)
+{
+    struct stat info;
+    int fd = openat(directory_fd, file->name, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    KT_CHECK(fd >= 0 && fstat(fd, &info) == 0, "%s: %s", file->name, strerror(errno));
+    KT_CHECK(write(fd, file->bytes, file->size) == (ssize_t)file->size, "%s: %s", file->name,
+             strerror(errno));
+    close(fd);
+    *inode = info.st_ino;
+}
+
+static void patch_record(int directory_fd, ino_t from, ino_t to)
+{
+    struct qli_lock_record record;
+    bool empty;
+    int fd = openat(directory_fd, "lock", O_RDWR | O_CLOEXEC);
+    KT_CHECK(fd >= 0, "lock: %s", strerror(errno));
+    if (qli_lockfile_read(fd, &record, &empty, NULL) == QL_OK && !empty &&
+        record.region_inode == from) {
+        record.region_inode = to;
+        KT_CHECK(qli_lockfile_write(fd, &record, NULL) == QL_OK, "lock: %s", strerror(errno));
+    }
+    close(fd);
+}
+
+void kt_state_materialise(const struct kt_state *state, const char *directory)
+{
+    int directory_fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    KT_CHECK(directory_fd >= 0, "%s: %s", directory, strerror(errno));
+    ino_t old_inode = 0;
+    ino_t new_inode = 0;
+    bool has_lock = false;
+    for (int i = 0; i < state->file_count; i++) {
+        ino_t inode;
+        write_file(directory_fd, &state->files[i], &inode);
+        has_lock |= strcmp(state->files[i].name, "lock") == 0;
+        if (strcmp(state->files[i].name, "region") == 0) {
+            old_inode = state->files[i].inode;
+            new_inode = inode;
+        }
+    }
+    if (has_lock && new_inode != 0)
+        patch_record(directory_fd, old_inode, new_inode);
+    close(directory_fd);
+}
+
+void kt_states_free(struct kt_states *states)
+{
+    for (size_t i = 0; i < states->count; i++) {
+        for (int f = 0; f < states->items[i].file_count; f++)
+            free(states->items[i].files[f].bytes);
+    }
+    free(states->items);
+    *states = (struct kt_states){0};
+}
