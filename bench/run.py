@@ -198,9 +198,10 @@ def main():
     raw |= lines_of([sys.executable, ROOT / "bench/python_bench.py"])
     judged = judge(raw)
     print_table(judged)
+    kernel = ".".join(platform.release().split(".")[:2])
     report = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Linux {kernel}",
         "rows": judged,
         "raw": raw,
     }

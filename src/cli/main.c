@@ -146,34 +146,45 @@ static enum cli_exit check_arguments(const struct cli_command *command, const st
     return CLI_OK;
 }
 
-/* ql_open would make what is missing: a store is there if its lock file is. */
+/* 0, or the errno that says why there is no such file in the store's directory. */
+static int look_for(const struct cli *cli, const char *file)
+{
+    struct stat status;
+    char *path = cli_resize(NULL, strlen(cli->store) + strlen(file) + 2);
+    sprintf(path, "%s/%s", cli->store, file);
+    int reason = stat(path, &status) == 0 ? 0 : errno;
+    free(path);
+    return reason;
+}
+
+/* ql_open would make what is missing, in a size that is not the program's. */
 static enum cli_exit require_store(const struct cli *cli)
 {
     static const char advice[] = "give the directory that the program opens, and start the "
                                  "program first if it never ran: it makes the store";
-    struct stat status;
-    char *lock = cli_resize(NULL, strlen(cli->store) + sizeof("/lock"));
-    strcpy(stpcpy(lock, cli->store), "/lock");
-    bool found = stat(lock, &status) == 0;
-    int reason = errno;
-    free(lock);
-    if (found) {
-        return CLI_OK;
-    }
     if (strcmp(cli->store, "memory:") == 0) {
         return cli_fail(cli, QL_E_STORE,
                         "'memory:' is private to the program that opened it; "
                         "name the directory of a store");
     }
+    const char *file = "lock";
+    int reason = look_for(cli, file);
+    if (reason == 0) {
+        file = "region";
+        reason = look_for(cli, file);
+    }
+    if (reason == 0) {
+        return CLI_OK;
+    }
     if (reason != ENOENT && reason != ENOTDIR) {
         return cli_fail(cli, QL_E_STORE, "cannot open the store '%s': %s", cli->store,
                         strerror(reason));
     }
-    if (stat(cli->store, &status) != 0) {
+    if (look_for(cli, ".") != 0) {
         return cli_fail(cli, QL_E_STORE, "there is no store '%s': no such directory; %s",
                         cli->store, advice);
     }
-    return cli_fail(cli, QL_E_STORE, "'%s' is no store: it has no file 'lock'; %s", cli->store,
+    return cli_fail(cli, QL_E_STORE, "'%s' is no store: it has no file '%s'; %s", cli->store, file,
                     advice);
 }
 

@@ -106,6 +106,16 @@ def test_a_missing_store_is_an_error_and_not_made(run, tmp_path, command):
     assert list(empty.iterdir()) == []
 
 
+def test_a_store_without_its_region_is_not_made_anew(cli, store):
+    store.stop()
+    region = os.path.join(store.directory, "region")
+    os.unlink(region)
+    result = cli("usage")
+    assert result.code == 1 and result.out == ""
+    assert "no file 'region'" in result.err
+    assert not os.path.exists(region)
+
+
 def test_memory_is_no_store_of_this_program(run):
     result = run("usage", "--store", "memory:")
     assert result.code == 1
