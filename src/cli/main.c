@@ -150,8 +150,9 @@ static enum cli_exit check_arguments(const struct cli_command *command, const st
 static int look_for(const struct cli *cli, const char *file)
 {
     struct stat status;
-    char *path = cli_resize(NULL, strlen(cli->store) + strlen(file) + 2);
-    sprintf(path, "%s/%s", cli->store, file);
+    size_t size = strlen(cli->store) + strlen(file) + 2;
+    char *path = cli_resize(NULL, size);
+    snprintf(path, size, "%s/%s", cli->store, file);
     int reason = stat(path, &status) == 0 ? 0 : errno;
     free(path);
     return reason;
