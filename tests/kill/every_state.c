@@ -32,7 +32,8 @@ struct trial {
     const struct kt_operation *operation;
     char *before;
     char *after;
-    struct memo seen; /* repair states that were checked */
+    struct memo seen;     /* repair states that were checked */
+    struct memo repaired; /* states whose repair was stepped */
     uint64_t states;
     uint64_t steps;
     uint64_t repair_states;
@@ -163,7 +164,8 @@ static void check_states(struct trial *t, const struct kt_states *states)
         if (outcome != EITHER)
             so_far = outcome;
         t->outcomes[outcome]++;
-        step_repair(t, state, outcome);
+        if (first_sight(&t->repaired, state->repair_hash))
+            step_repair(t, state, outcome);
     }
 }
 
@@ -211,6 +213,7 @@ static void try_operation(const struct kt_operation *operation)
     free(t.before);
     free(t.after);
     free(t.seen.hashes);
+    free(t.repaired.hashes);
 }
 
 /* A traced process and its tracer take turns: on one processor they need not

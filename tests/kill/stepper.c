@@ -228,13 +228,14 @@ static bool bytes_changed(struct recorder *r)
     return changed;
 }
 
-static uint64_t hash_files(const struct recorder *r)
+static uint64_t hash_files(const struct recorder *r, bool for_repair)
 {
     uint64_t hash = 0;
     for (int i = 0; i < r->file_count; i++) {
         const struct watched *file = &r->files[i];
-        uint64_t key[2] = {strlen(file->name), file->size};
-        hash += qli_siphash(key, file->last, file->size) ^
+        bool blank = for_repair && strcmp(file->name, "region.new") == 0;
+        uint64_t key[2] = {strlen(file->name), blank ? 0 : file->size};
+        hash += qli_siphash(key, file->last, blank ? 0 : file->size) ^
                 qli_siphash(key, file->name, strlen(file->name));
     }
     return hash;
@@ -242,7 +243,7 @@ static uint64_t hash_files(const struct recorder *r)
 
 static void keep(struct recorder *r, bool always)
 {
-    uint64_t hash = hash_files(r);
+    uint64_t hash = hash_files(r, false);
     for (size_t i = 0; !always && i < r->states.count; i++) {
         if (r->states.items[i].hash == hash)
             return;
@@ -253,7 +254,8 @@ static void keep(struct recorder *r, bool always)
         KT_CHECK(r->states.items != NULL, "out of memory");
     }
     struct kt_state *state = &r->states.items[r->states.count++];
-    *state = (struct kt_state){.step = r->states.steps, .hash = hash};
+    *state = (struct kt_state){
+        .step = r->states.steps, .hash = hash, .repair_hash = hash_files(r, true)};
     for (int i = 0; i < r->file_count; i++) {
         struct kt_file *file = &state->files[state->file_count++];
         memcpy(file->name, r->files[i].name, sizeof file->name);

@@ -23,6 +23,7 @@ struct kt_file {
 struct kt_state {
     uint64_t step; /* after which the state was first seen */
     uint64_t hash;
+    uint64_t repair_hash; /* without the bytes of region.new, which nobody reads: it is removed */
     int file_count;
     struct kt_file files[KT_FILES];
 };
