@@ -7,6 +7,8 @@ import datetime
 import decimal
 import json
 import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import duckdb
@@ -30,7 +32,15 @@ tracker = quotalite.build_quota_tracker(settings.get_value)
 catalogue = Catalogue(settings.tables())
 max_rows = int(settings.get_value("api", "scan", "max_rows", default=10000))
 
-app = FastAPI(title="quotalite scan service")
+
+@asynccontextmanager
+async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    yield
+    catalogue.close()
+    tracker.close()
+
+
+app = FastAPI(title="quotalite scan service", lifespan=lifespan)
 quotalite.fastapi.install(app)
 
 

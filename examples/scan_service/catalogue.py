@@ -82,6 +82,10 @@ class Catalogue:
         # A view in both, so that neither has columns that the other lacks (rowid).
         self._planner.execute(f'CREATE VIEW "{name}" AS SELECT * FROM data."{name}"')
 
+    def close(self) -> None:
+        self._engine.close()
+        self._planner.close()
+
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A connection for one statement; it can be interrupted alone."""
         return self._engine.cursor()

@@ -71,7 +71,7 @@ class Running:
     async def reader(self) -> pa.RecordBatchReader:
         cursor = self._cursor
         return await self._in_thread(
-            lambda: cursor.execute(self._priced.sql).to_arrow_reader(BATCH_ROWS)
+            lambda: cursor.sql(self._priced.sql).to_arrow_reader(BATCH_ROWS)
         )
 
     async def batches(self, reader: pa.RecordBatchReader) -> AsyncIterator[bytes]:
