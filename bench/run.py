@@ -192,6 +192,9 @@ def main():
     if not arguments.engine.exists():
         sys.exit(f"bench: there is no {arguments.engine}: run it by 'make bench'")
 
+    load = os.getloadavg()[0]
+    if load > os.cpu_count() / 2:
+        print(f"bench: the machine is busy (load {load:.1f}): trust no figure", file=sys.stderr)
     build = ROOT / "build"
     build.mkdir(exist_ok=True)
     raw = lines_of([arguments.engine, "--disk", build])
@@ -202,6 +205,7 @@ def main():
     report = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Linux {kernel}",
+        "load_before": load,
         "rows": judged,
         "raw": raw,
     }
