@@ -14,7 +14,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "engine/engine.h"
+#include "api/handle.h"
+#include "engine/operation.h"
 #include "harness.h"
 #include "region/lockfile.h"
 
@@ -266,6 +267,41 @@ static void test_four_holders(void)
     ql_close(ql);
 }
 
+/* A reaper that is late: it noticed the death of the slot's former owner, and
+ * comes when the slot has a new one. */
+static void test_late_reaper(void)
+{
+    struct ql *ql = open_store();
+    struct kt_view view = kt_view_open(directory);
+    uint64_t slots[2];
+    uint64_t generation = 0;
+    pid_t pids[2];
+    for (int i = 0; i < 2; i++) {
+        flags[0] = 0;
+        pids[i] = kt_fork();
+        if (pids[i] == 0) {
+            take(ql);
+            flags[0] = 1;
+            for (;;)
+                pause();
+        }
+        await(&flags[0]);
+        slots[i] = kt_view_slot(&view, pids[i]);
+        if (i == 1)
+            break;
+        generation = view.region.holders[slots[0]].generation;
+        end_process(pids[0]);
+    }
+    KT_CHECK(slots[0] == slots[1], "the slot was not used again");
+    struct qli_engine *engine = &ql->store->engine;
+    struct qli_call call = {.engine = engine, .self = qli_holder_self(&engine->region)};
+    KT_CHECK(qli_operation_reap(&call, slots[0], generation) == QL_OK, "reap");
+    KT_CHECK(held(ql) == 1, "the new owner's lease was reaped: %lld are held", (long long)held(ql));
+    end_process(pids[1]);
+    ql_close(ql);
+    kt_view_close(&view);
+}
+
 /* ---- fork, and the parent is killed -------------------------------------- */
 
 static void be_parent(struct ql *ql, _Atomic int *child_pid)
@@ -400,6 +436,7 @@ static const struct {
     {"stale_region", test_stale_region},
     {"attach_exit", test_attach_exit},
     {"four_holders", test_four_holders},
+    {"late_reaper", test_late_reaper},
     {"fork_parent_killed", test_fork_parent_killed},
     {"closefrom", test_closefrom},
     {"removed", test_removed},
