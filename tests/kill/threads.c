@@ -27,6 +27,7 @@ struct job {
 
 static int64_t *clock_ns;
 static char directory[KT_PATH];
+static struct ql_options options;
 
 static void expect(enum ql_status status, enum ql_status wanted, const char *what)
 {
@@ -35,7 +36,6 @@ static void expect(enum ql_status status, enum ql_status wanted, const char *wha
 
 static struct ql *open_store(void)
 {
-    struct ql_options options = kt_options(clock_ns, THREADS + 1, 64);
     return kt_open(directory, &options);
 }
 
@@ -120,6 +120,7 @@ int main(int argc, char **argv)
     int turns = argc == 3 && strcmp(argv[1], "--turns") == 0 ? atoi(argv[2]) : 2000;
     clock_ns = kt_shared(sizeof *clock_ns);
     *clock_ns = KT_START_NS;
+    options = kt_options(clock_ns, THREADS + 1, 64);
     kt_directory_make(directory, NULL);
     struct ql *ql = open_store();
     run_threads(ql, turns);
