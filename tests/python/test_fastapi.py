@@ -63,7 +63,7 @@ def client(tracker: QuotaTracker, leave: threading.Event) -> Iterator[httpx.Clie
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
-    url = "http://127.0.0.1:%d" % listener.getsockname()[1]
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     with httpx.Client(
         base_url=url, headers={"x-user": "alice"}, timeout=DEADLINE_SECONDS, trust_env=False
     ) as opened:

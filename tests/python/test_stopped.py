@@ -50,7 +50,7 @@ def is_busy(tracker: QuotaTracker) -> bool:
 def stop_inside_the_lock(worker: Worker, tracker: QuotaTracker) -> None:
     for _ in range(STOPS):
         before = tracker.bytes_used_today("alice")
-        assert eventually(lambda: tracker.bytes_used_today("alice") > before + 100)
+        assert eventually(lambda before=before: tracker.bytes_used_today("alice") > before + 100)
         worker.signal(signal.SIGSTOP)
         os.waitpid(worker.process.pid, os.WUNTRACED)
         if is_busy(tracker):

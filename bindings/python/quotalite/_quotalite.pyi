@@ -10,7 +10,6 @@ from quotalite._support import LeaseInfo, Limit, LimitState, SubjectInfo, Usage,
 __version__: str
 
 def segment(id: str, /) -> str: ...
-
 @disjoint_base
 class Store:
     def __new__(

@@ -30,9 +30,7 @@ class QuotaExceededError(Exception):
     ``limit`` the cap, ``retry_after_seconds`` the time to the window's end (0
     for a concurrent limit)."""
 
-    def __init__(
-        self, kind: str, current: int, limit: int, retry_after_seconds: int = 0
-    ) -> None:
+    def __init__(self, kind: str, current: int, limit: int, retry_after_seconds: int = 0) -> None:
         super().__init__(kind, current, limit, retry_after_seconds)
         self.kind = kind
         self.current = current

@@ -85,9 +85,7 @@ def _cap(cap: int | None) -> int:
     return min(max(int(cap), 0), _UNLIMITED)
 
 
-def _opened_or_replaced(
-    store: str | os.PathLike[str], opened: Callable[[bool], Store]
-) -> Store:
+def _opened_or_replaced(store: str | os.PathLike[str], opened: Callable[[bool], Store]) -> Store:
     try:
         return opened(False)
     except Error as error:
