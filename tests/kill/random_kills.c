@@ -220,14 +220,19 @@ static void do_crowd(struct job *job)
     do_acquire_release(job, subject);
 }
 
+/* A subject of its own: orphans of killed workers may still be at work, and all
+ * together could be more than a subject has slots. */
 static void do_fork(struct job *job)
 {
+    char subject[64];
+    snprintf(subject, sizeof subject, "forked-%d", (int)(kt_random(&job->random) % 500));
     pid_t pid = fork();
     if (pid == 0) {
         struct ql_lease lease;
-        bool done = ql_acquire(job->ql, "forked", &lease, NULL) == QL_OK &&
-                    ql_release(job->ql, lease) == QL_OK;
-        _exit(done ? 0 : 4);
+        enum ql_status status = ql_acquire(job->ql, subject, &lease, NULL);
+        if (status == QL_OK)
+            status = ql_release(job->ql, lease);
+        _exit(status == QL_OK ? 0 : 100 - (int)status);
     }
     int status = 0;
     if (pid > 0)
