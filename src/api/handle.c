@@ -114,7 +114,9 @@ enum ql_status qli_handle_begin(struct ql *ql, int64_t wait_ms, struct qli_call 
     if (qli_region_corrupt(&engine->region))
         return QL_E_CORRUPT;
     int64_t system_ns = qli_clock_calendar_ns();
-    qli_store_tick(ql->store, call->self, system_ns);
+    status = qli_store_tick(ql->store, call->self, system_ns);
+    if (status != QL_OK)
+        return status;
     if (__builtin_expect(qli_limits_stale(engine), 0)) {
         status = qli_limits_refresh(engine, call->self, wait_ms);
         if (status != QL_OK)

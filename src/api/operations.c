@@ -258,8 +258,8 @@ static enum ql_status try_usage(struct ql *ql, int64_t wait_ms, const char *subj
     struct qli_call call;
     struct qli_name name;
     enum ql_status status = begin_with_subject(ql, wait_ms, subject, &call, &name);
-    if (status == QL_OK)
-        status = qli_operation_reap_dead(&call);
+    if (status == QL_OK && qli_operation_reap_dead(&call) == QL_E_CORRUPT)
+        status = QL_E_CORRUPT;
     return status == QL_OK ? qli_operation_usage(&call, &name, usage) : status;
 }
 

@@ -49,9 +49,7 @@ static void after_fork_in_parent(void)
 static void after_fork_in_child(void)
 {
     for (struct qli_store *store = table; store != NULL; store = store->next) {
-        if (store->engine.region.token_fd >= 0)
-            close(store->engine.region.token_fd);
-        store->engine.region.token_fd = -1;
+        qli_holder_close_token(&store->engine.region);
         pthread_mutex_unlock(&store->engine.limits_mutex);
     }
     pthread_mutex_unlock(&table_mutex);
@@ -136,23 +134,24 @@ static void lose(struct qli_store *store, enum ql_status why)
     pthread_mutex_unlock(&store->engine.region.self->mutex);
 }
 
-void qli_store_tick(struct qli_store *store, uint64_t self, int64_t calendar_ns)
+enum ql_status qli_store_tick(struct qli_store *store, uint64_t self, int64_t calendar_ns)
 {
     int64_t last_ns = __atomic_load_n(&store->last_tick_ns, __ATOMIC_RELAXED);
     if (__builtin_expect(calendar_ns - last_ns < TICK_NS && calendar_ns >= last_ns, 1))
-        return;
+        return QL_OK;
     if (!__atomic_compare_exchange_n(&store->last_tick_ns, &last_ns, calendar_ns, false,
                                      __ATOMIC_RELAXED, __ATOMIC_RELAXED))
-        return;
+        return QL_OK;
     enum ql_status lost = look_for_loss(store);
     if (lost != QL_OK) {
         lose(store, lost);
-        return;
+        return lost;
     }
     struct qli_call call = bare_call(&store->engine, self);
     call.wait_ms = -1;
     /* A lock that is taken just now leaves the dead to the next tick. */
     (void)qli_operation_reap_dead(&call);
+    return QL_OK;
 }
 
 /* ---- opening and closing ------------------------------------------------- */

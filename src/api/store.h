@@ -31,7 +31,8 @@ void qli_store_close(struct qli_store *store);
 enum ql_status qli_store_self(struct qli_store *store, uint64_t *self);
 
 /* Now and then: is the token still held, is the region still there, who died?
- * calendar_ns is the system's clock. */
-void qli_store_tick(struct qli_store *store, uint64_t self, int64_t calendar_ns);
+ * calendar_ns is the system's clock. QL_E_GONE or QL_E_DETACHED: the call must
+ * not go on. */
+enum ql_status qli_store_tick(struct qli_store *store, uint64_t self, int64_t calendar_ns);
 
 #endif

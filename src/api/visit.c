@@ -29,7 +29,9 @@ struct lease_copy {
 static enum ql_status begin_visit(struct ql *ql, struct qli_call *call)
 {
     enum ql_status status = qli_handle_begin(ql, ql != NULL ? ql->options.admit_wait_ms : 0, call);
-    return status == QL_OK ? qli_operation_reap_dead(call) : status;
+    if (status == QL_OK && qli_operation_reap_dead(call) == QL_E_CORRUPT)
+        status = QL_E_CORRUPT;
+    return status;
 }
 
 /* ---- subjects ------------------------------------------------------------ */

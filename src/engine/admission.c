@@ -136,8 +136,8 @@ static enum ql_status reap_suspects(const struct qli_call *call, const struct su
             continue;
         enum ql_status status =
             qli_operation_reap(call, qli_word_slot(word), qli_word_generation(word));
-        if (status != QL_OK)
-            return status;
+        if (status != QL_OK && status != QL_E_BUSY)
+            return status; /* busy: some other shard, whose slots are not in the way here */
         *reaped = true;
     }
     return QL_OK;
@@ -221,7 +221,7 @@ enum ql_status qli_operation_admit(const struct qli_call *call, const struct qli
         status = reap_suspects(call, &suspects, &reaped);
     else if (answer == QL_E_FULL)
         status = qli_operation_reap_dead(call);
-    if (status != QL_OK)
+    if (status != QL_OK && status != QL_E_BUSY)
         return status;
     if (reaped || answer == QL_E_FULL)
         answer = admit_once(call, name, admission, lease, verdict, &suspects);

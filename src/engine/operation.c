@@ -203,27 +203,35 @@ static enum ql_status reap_shard(const struct qli_call *call, uint64_t shard, ui
 enum ql_status qli_operation_reap(const struct qli_call *call, uint64_t slot,
                                   uint64_t up_to_generation)
 {
+    enum ql_status answer = QL_OK;
     for (uint64_t shard = 0; shard < call->engine->geometry.shard_count; shard++) {
         enum ql_status status = reap_shard(call, shard, slot, up_to_generation);
-        if (status != QL_OK)
+        if (status == QL_E_CORRUPT)
             return status;
+        if (status != QL_OK)
+            answer = status; /* a lock that is taken: the other shards need not wait for it */
     }
-    return QL_OK;
+    return answer;
 }
 
 enum ql_status qli_operation_reap_dead(const struct qli_call *call)
 {
     struct qli_region *region = &call->engine->region;
+    enum ql_status answer = QL_OK;
     for (uint64_t slot = 0; slot < region->holder_count; slot++) {
         struct qli_holder *holder = &region->holders[slot];
         uint64_t attached = __atomic_load_n(&holder->attached, __ATOMIC_ACQUIRE);
         if (attached == 0 || qli_holder_alive(region, call->self, qli_word_make(slot, attached)))
             continue;
         enum ql_status status = qli_operation_reap(call, slot, attached);
-        if (status != QL_OK)
+        if (status == QL_E_CORRUPT)
             return status;
+        if (status != QL_OK) {
+            answer = status;
+            continue;
+        }
         __atomic_compare_exchange_n(&holder->attached, &attached, 0, false, __ATOMIC_RELEASE,
                                     __ATOMIC_RELAXED);
     }
-    return QL_OK;
+    return answer;
 }

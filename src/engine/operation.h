@@ -45,7 +45,8 @@ void qli_operation_report(const struct qli_call *call, const struct qli_subject 
 enum ql_status qli_operation_reap(const struct qli_call *call, uint64_t slot,
                                   uint64_t up_to_generation);
 
-/* Reaps every holder that is found dead. */
+/* Reaps every holder that is found dead. QL_E_BUSY: but for shards whose lock
+ * is taken, which the next one looks at again. */
 enum ql_status qli_operation_reap_dead(const struct qli_call *call);
 
 #endif

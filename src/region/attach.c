@@ -5,7 +5,8 @@
  * whoever has ATTACH and sees every holder's byte free is alone.
  *
  * Making a region stores, in this order:
- *   1. the record with the store's UUID and no region
+ *   1. the record with the store's UUID and no region (also where the region that it named was
+ *      removed: a death between 3 and 4 must not leave it naming another than there is)
  *   2. the file region.new, whole       a death up to here: the next one removes it
  *   3. its new name, region             a death after it: a region that no record names and
  *                                       no holder uses; the next one replaces it
@@ -107,6 +108,17 @@ static int open_file(int directory_fd, const char *name, int flags)
     return -1;
 }
 
+static enum ql_status know_lock_file(struct qli_region *region, struct ql_error *error)
+{
+    struct stat info;
+    if (fstat(region->lock_fd, &info) != 0)
+        return qli_error(error, QL_E_SYSTEM, errno, "cannot read the lock file: %s",
+                         strerror(errno));
+    region->lock_device = info.st_dev;
+    region->lock_inode = info.st_ino;
+    return QL_OK;
+}
+
 enum ql_status qli_attach_open(const char *path, bool any_filesystem, int *directory_fd,
                                struct qli_region *region, struct ql_error *error)
 {
@@ -123,7 +135,7 @@ enum ql_status qli_attach_open(const char *path, bool any_filesystem, int *direc
     if (region->lock_fd < 0)
         return open_failed(error, path, "/" LOCK_NAME);
     region->has_name = true;
-    return QL_OK;
+    return know_lock_file(region, error);
 }
 
 /* A second description of the lock file, which can own locks of its own. */
@@ -137,6 +149,8 @@ static int reopen_lock(const struct qli_region *region)
 static enum ql_status enter_store(const struct qli_region *region, int *token_fd,
                                   struct ql_error *error)
 {
+    if (!qli_holder_is_lock_file(region, region->lock_fd))
+        return qli_error(error, QL_E_DETACHED, 0, "%s", ql_status_text(QL_E_DETACHED));
     *token_fd = reopen_lock(region);
     if (*token_fd < 0)
         return qli_error(error, QL_E_SYSTEM, errno, "cannot reopen the lock file through /proc: %s",
@@ -202,11 +216,15 @@ static enum ql_status make_region(int directory_fd, int token_fd,
         return qli_error(error, QL_E_BUSY, 0,
                          "the store's region is gone or of another boot, but processes of another "
                          "boot or mount namespace still use the store: stop them first");
+    memset(record->region_uuid, 0, sizeof record->region_uuid);
+    enum ql_status status = qli_lockfile_write(token_fd, record, error);
+    if (status != QL_OK)
+        return status;
     unlinkat(directory_fd, REGION_NEW_NAME, 0);
     *region_fd = open_file(directory_fd, REGION_NEW_NAME, O_CREAT | O_EXCL);
     if (*region_fd < 0)
         return qli_error(error, QL_E_STORE, errno, "cannot make the region: %s", strerror(errno));
-    enum ql_status status = qli_region_create(*region_fd, plan, error);
+    status = qli_region_create(*region_fd, plan, error);
     if (status == QL_OK)
         status = qli_region_inspect(*region_fd, plan->stamp, header, error);
     if (status == QL_OK && renameat(directory_fd, REGION_NEW_NAME, directory_fd, REGION_NAME) != 0)
@@ -337,6 +355,8 @@ enum ql_status qli_attach_memory(const struct qli_region_plan *plan,
         status =
             qli_error(error, QL_E_SYSTEM, errno, "cannot make a memory file: %s", strerror(errno));
     if (status == QL_OK)
+        status = know_lock_file(region, error);
+    if (status == QL_OK)
         status = enter_store(region, &token_fd, error);
     if (status == QL_OK)
         status = qli_region_create(region_fd, plan, error);
@@ -355,9 +375,7 @@ enum ql_status qli_attach_child(struct qli_region *region, qli_holder_reaper rea
 {
     /* After a raw clone the parent's token is still open here and would keep
      * the parent alive for ever; after fork() it has been closed. */
-    if (region->token_fd >= 0)
-        close(region->token_fd);
-    region->token_fd = -1;
+    qli_holder_close_token(region);
     int token_fd = -1;
     struct stat info;
     enum ql_status status = enter_store(region, &token_fd, NULL);

@@ -54,8 +54,9 @@ void qli_guard_wake(struct qli_guard *guard)
 /* Sets the waiters bit and sleeps until woken or 5 ms are over. Whoever has
  * slept keeps the bit when it takes the lock: there may be more sleepers. */
 static enum ql_status wait_for_word(struct qli_region *region, struct qli_guard *guard,
-                                    uint64_t self, int64_t deadline_ns)
+                                    uint64_t self, int64_t wait_ms)
 {
+    int64_t deadline_ns = qli_clock_boot_ns() + wait_ms * QLI_NS_PER_MS;
     for (;;) {
         uint64_t seen = __atomic_load_n(&guard->word, __ATOMIC_RELAXED);
         if (seen == 0) {
@@ -78,6 +79,16 @@ static enum ql_status wait_for_word(struct qli_region *region, struct qli_guard 
             return QL_E_BUSY;
         }
     }
+}
+
+/* For a call that may not sleep. */
+static enum ql_status take_from_dead(struct qli_region *region, struct qli_guard *guard,
+                                     uint64_t self)
+{
+    uint64_t seen = __atomic_load_n(&guard->word, __ATOMIC_RELAXED);
+    if (seen == 0 || qli_holder_alive(region, self, seen))
+        return QL_E_BUSY;
+    return take(guard, seen, self | (seen & QLI_WORD_WAITERS)) ? QL_OK : QL_E_BUSY;
 }
 
 static bool spin_for_word(struct qli_guard *guard, uint64_t self)
@@ -119,10 +130,8 @@ enum ql_status qli_guard_enter_slow(struct qli_region *region, struct qli_guard 
                                     uint64_t self, int64_t wait_ms)
 {
     if (!spin_for_word(guard, self)) {
-        if (wait_ms < 0)
-            return QL_E_BUSY;
-        int64_t deadline_ns = qli_clock_boot_ns() + wait_ms * QLI_NS_PER_MS;
-        enum ql_status status = wait_for_word(region, guard, self, deadline_ns);
+        enum ql_status status = wait_ms < 0 ? take_from_dead(region, guard, self)
+                                            : wait_for_word(region, guard, self, wait_ms);
         if (status != QL_OK)
             return status;
     }

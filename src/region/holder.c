@@ -68,8 +68,17 @@ void qli_holder_detach(struct qli_region *region)
     if (self == 0)
         return;
     __atomic_store_n(&region->self->word, 0, __ATOMIC_RELEASE);
-    __atomic_store_n(&region->holders[qli_word_slot(self)].attached, 0, __ATOMIC_RELEASE);
-    close(region->token_fd);
+    /* Not over a new owner's: the host may have closed our token unnoticed. */
+    uint64_t own = qli_word_generation(self);
+    __atomic_compare_exchange_n(&region->holders[qli_word_slot(self)].attached, &own, 0, false,
+                                __ATOMIC_RELEASE, __ATOMIC_RELAXED);
+    qli_holder_close_token(region);
+}
+
+void qli_holder_close_token(struct qli_region *region)
+{
+    if (qli_holder_is_lock_file(region, region->token_fd))
+        close(region->token_fd);
     region->token_fd = -1;
 }
 
@@ -85,15 +94,21 @@ bool qli_holder_alive(struct qli_region *region, uint64_t self, uint64_t word)
     /* The slot has a new owner, who could take its byte only after a death. */
     if (generation != qli_word_generation(word))
         return false;
-    return qli_lockfile_locked(region->lock_fd, QLI_BYTE_HOLDERS + slot, 1);
+    return qli_lockfile_locked(region->lock_fd, QLI_BYTE_HOLDERS + slot, 1) ||
+           !qli_holder_is_lock_file(region, region->lock_fd);
+}
+
+bool qli_holder_is_lock_file(const struct qli_region *region, int fd)
+{
+    struct stat info;
+    return fstat(fd, &info) == 0 && info.st_dev == region->lock_device &&
+           info.st_ino == region->lock_inode;
 }
 
 bool qli_holder_token_held(struct qli_region *region)
 {
     uint64_t self = qli_holder_self(region);
-    struct stat token;
-    struct stat lock;
-    return fstat(region->token_fd, &token) == 0 && fstat(region->lock_fd, &lock) == 0 &&
-           token.st_dev == lock.st_dev && token.st_ino == lock.st_ino &&
+    return qli_holder_is_lock_file(region, region->token_fd) &&
+           qli_holder_is_lock_file(region, region->lock_fd) &&
            qli_lockfile_locked(region->lock_fd, QLI_BYTE_HOLDERS + qli_word_slot(self), 1);
 }

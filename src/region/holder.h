@@ -35,6 +35,13 @@ static inline uint64_t qli_holder_self(const struct qli_region *region)
  * that is dead stays dead; one that was alive may have died since. */
 bool qli_holder_alive(struct qli_region *region, uint64_t self, uint64_t word);
 
+/* Whether the descriptor is the store's lock file. A host may have closed it and
+ * got the number again for a file of its own, which proves nobody dead. */
+bool qli_holder_is_lock_file(const struct qli_region *region, int fd);
+
+/* Closes the token, if it is still ours to close. */
+void qli_holder_close_token(struct qli_region *region);
+
 /* Whether this process still has its byte: a host may close descriptors that
  * are not its own. */
 bool qli_holder_token_held(struct qli_region *region);

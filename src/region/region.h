@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "quotalite.h"
 #include "region/format.h"
@@ -31,10 +32,14 @@ struct qli_region {
     uint64_t holder_count; /* checked once, safe from later damage */
     uint64_t guard_count;
     uint64_t body_offset;
-    int lock_fd;   /* the lock file; never locked through this descriptor */
-    int region_fd; /* the region file */
-    int token_fd;  /* the lock file again; owns the holder's byte */
-    bool has_name; /* false for memory: */
+    int lock_fd;       /* the lock file; never locked through this descriptor */
+    int region_fd;     /* the region file */
+    int token_fd;      /* the lock file again; owns the holder's byte */
+    bool has_name;     /* false for memory: */
+    dev_t lock_device; /* which files the descriptors must be: a host may */
+    ino_t lock_inode;  /* close them and get their numbers for its own */
+    dev_t region_device;
+    ino_t region_inode;
     struct qli_self *self;
 };
 

@@ -187,6 +187,15 @@ static void set_up_full(const char *directory)
 
 /* ---- runs ---------------------------------------------------------------- */
 
+/* A store whose region somebody removed. */
+static void prepare_removed_region(const char *directory)
+{
+    char path[KT_PATH];
+    prepare_store(directory);
+    snprintf(path, sizeof path, "%s/region", directory);
+    KT_CHECK(unlink(path) == 0, "unlink %s", path);
+}
+
 static void run_open(const char *directory)
 {
     open_store(directory);
@@ -259,6 +268,7 @@ static void run_close(const char *directory)
 
 const struct kt_operation kt_operations[] = {
     {"create", NULL, {NULL, run_open, false}, NULL, NULL},
+    {"create-again", prepare_removed_region, {NULL, run_open, false}, NULL, NULL},
     {"attach", prepare_store, {NULL, run_open, false}, NULL, NULL},
     {"attach-over-dead", prepare_dead_owner, {NULL, run_open, false}, NULL, NULL},
     {"fork-child", NULL, {set_up_charged, run_charge, true}, ALICE_100, ALICE_107},
