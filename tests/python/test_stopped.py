@@ -33,7 +33,7 @@ while running:
 print(count, flush=True)
 """
 
-#: A stop falls inside the lock once in some ten to fifty times.
+#: One stop that falls inside the lock is enough.
 STOPS = 2000
 
 
