@@ -349,7 +349,7 @@ struct ql_meter_state {
 };
 
 struct ql_usage {
-    int64_t leases; /* held at once */
+    int64_t leases; /* held; one over its maximum age counts until an acquire finds it in the way */
     uint32_t limit_count;
     uint32_t meter_count;
     struct ql_limit_state limits[QL_LIMITS_MAX];
@@ -401,8 +401,8 @@ struct ql_verify_report {
     uint64_t region_bytes;
 };
 
-/* Checks every invariant of docs/crash-safety.md, shard by shard, while others
- * go on. QL_E_CORRUPT: *error names the first invariant that does not hold.
+/* Checks the invariants of subjects, leases and totals ([S], [L] and [U] of
+ * docs/crash-safety.md), shard by shard, while others go on. QL_E_CORRUPT: *error names the first invariant that does not hold.
  * Holds one shard's lock at a time, for as long as it takes to walk that shard.
  * report and error may be NULL. */
 QL_API QL_MUST_USE enum ql_status ql_verify(struct ql *ql, struct ql_verify_report *report,

@@ -120,7 +120,7 @@ static enum ql_status look_for_loss(struct qli_store *store)
     struct stat info;
     if (!qli_holder_token_held(region) || fstat(region->region_fd, &info) != 0)
         return QL_E_DETACHED;
-    return store->has_name && info.st_nlink == 0 ? QL_E_GONE : QL_OK;
+    return region->has_name && info.st_nlink == 0 ? QL_E_GONE : QL_OK;
 }
 
 /* Lets go of the byte too, so that a new open can make a new region. */
@@ -156,12 +156,13 @@ enum ql_status qli_store_tick(struct qli_store *store, uint64_t self, int64_t ca
 
 /* ---- opening and closing ------------------------------------------------- */
 
-static struct qli_store *find_in_table(const struct stat *lock)
+/* The store that has the same lock file, if this process has it open. */
+static struct qli_store *find_in_table(const struct qli_region *region)
 {
     struct qli_store *store = table;
-    while (store != NULL &&
-           !(store->has_name && store->device == lock->st_dev && store->inode == lock->st_ino &&
-             __atomic_load_n(&store->lost, __ATOMIC_RELAXED) == QL_OK))
+    while (store != NULL && !(store->engine.region.lock_device == region->lock_device &&
+                              store->engine.region.lock_inode == region->lock_inode &&
+                              __atomic_load_n(&store->lost, __ATOMIC_RELAXED) == QL_OK))
         store = store->next;
     return store;
 }
@@ -184,17 +185,12 @@ static enum ql_status attach(struct qli_store *store, const char *path,
     if (status != QL_OK)
         return status;
     struct qli_region *region = &store->engine.region;
-    if (!store->has_name)
+    if (strcmp(path, "memory:") == 0)
         return qli_attach_memory(&plan, &hooks, region, error);
     int directory_fd;
-    struct stat lock;
     status = qli_attach_open(path, options->allow_any_filesystem, &directory_fd, region, error);
-    if (status == QL_OK && fstat(region->lock_fd, &lock) != 0)
-        status = qli_error(error, QL_E_SYSTEM, 0, "cannot read the lock file");
     if (status == QL_OK) {
-        store->device = lock.st_dev;
-        store->inode = lock.st_ino;
-        *existing = find_in_table(&lock);
+        *existing = find_in_table(region);
         if (*existing == NULL)
             status = qli_attach_region(directory_fd, &plan, &hooks, region, error);
     }
@@ -220,7 +216,6 @@ static enum ql_status open_locked(const char *path, const struct ql_options *opt
         return qli_error(error, QL_E_NOMEM, 0, "out of memory");
     fresh->engine.region = qli_region_none();
     pthread_mutex_init(&fresh->engine.limits_mutex, NULL);
-    fresh->has_name = strcmp(path, "memory:") != 0;
     fresh->injected_clock = options->clock != NULL;
     fresh->handles = 1;
     struct qli_store *existing = NULL;

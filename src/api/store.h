@@ -7,15 +7,10 @@
 #ifndef QLI_API_STORE_H
 #define QLI_API_STORE_H
 
-#include <sys/types.h>
-
 #include "engine/engine.h"
 
 struct qli_store {
     struct qli_engine engine;
-    dev_t device; /* of the lock file */
-    ino_t inode;
-    bool has_name;
     bool injected_clock;
     unsigned handles;
     int64_t last_tick_ns; /* atomic */
