@@ -105,7 +105,7 @@ static void describe_lease(const struct qli_call *call, const struct qli_section
     uint64_t slot = qli_word_slot(lease->holder);
     int64_t age_ns = call->now_ns - (int64_t)lease->since_ns;
     *info = (struct ql_lease_info){
-        .lease = {engine->epoch, lease->generation, qli_lease_number(section, index)},
+        .lease = {engine->epoch, qli_lease_generation(lease), qli_lease_number(section, index)},
         .since = (int64_t)lease->since_ns / QLI_NS_PER_SECOND,
         .age_ms = age_ns > 0 ? age_ns / QLI_NS_PER_MS : 0,
         .pid = slot < engine->region.holder_count ? (int64_t)engine->region.holders[slot].pid : 0,
@@ -125,7 +125,7 @@ static enum ql_status copy_leases(const struct qli_call *call, uint64_t shard, u
         return status;
     for (; *count < BATCH && *next <= call->engine->geometry.shard_leases; ++*next) {
         const struct qli_lease *lease = qli_lease_at(&section, *next);
-        if (lease->state != QLI_LEASE_HELD || qli_lease_over_age(lease, call))
+        if (qli_lease_state(lease) != QLI_LEASE_HELD || qli_lease_over_age(lease, call))
             continue;
         const struct qli_subject *subject = qli_subject_at(&section, lease->subject);
         status =

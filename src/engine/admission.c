@@ -28,7 +28,7 @@ static int64_t limit_used(const struct qli_call *call, size_t i, const struct ql
     if (subject == NULL)
         return 0;
     if (call->limits->limits[i].window == QL_WINDOW_NONE)
-        return (int64_t)subject->lease_count;
+        return (int64_t)qli_subject_lease_count(subject);
     return qli_cell_total(&subject->cells[call->limits->meter_of[i]], call->day);
 }
 
@@ -106,12 +106,12 @@ static void suspect(struct suspects *suspects, uint64_t word)
 static enum ql_status sift_leases(struct qli_section *section, const struct qli_call *call,
                                   struct qli_subject *subject, struct suspects *suspects)
 {
-    uint64_t steps = subject->lease_count;
-    for (uint64_t index = subject->leases; index != 0; steps--) {
+    uint64_t steps = qli_subject_lease_count(subject);
+    for (uint64_t index = qli_subject_first_lease(subject); index != 0; steps--) {
         const struct qli_lease *lease = qli_lease_at(section, index);
-        if (lease == NULL || lease->state != QLI_LEASE_HELD || steps == 0)
+        if (lease == NULL || qli_lease_state(lease) != QLI_LEASE_HELD || steps == 0)
             return QL_E_CORRUPT;
-        uint64_t next = lease->next;
+        uint64_t next = qli_lease_next(lease);
         if (qli_lease_over_age(lease, call)) {
             enum ql_status status = qli_lease_end_locked(section, index, QLI_LEASE_EXPIRED);
             if (status != QL_OK)
@@ -150,7 +150,7 @@ static struct ql_lease lease_handle(const struct qli_section *section, uint64_t 
     const struct qli_engine *engine = section->engine;
     return (struct ql_lease){
         .epoch = engine->epoch,
-        .generation = qli_lease_at(section, index)->generation,
+        .generation = qli_lease_generation(qli_lease_at(section, index)),
         .index = qli_lease_number(section, index),
     };
 }

@@ -91,25 +91,6 @@ static struct qli_shard *shards_of(const struct qli_region *region, const struct
     return (struct qli_shard *)(region->base + g->shards_offset);
 }
 
-/* Links the free lists of a new region: slot 1 first. Everything else is zero. */
-static void format(struct qli_region *region)
-{
-    struct qli_geometry g;
-    read_params(region->header, &g);
-    for (uint64_t s = 0; s < g.shard_count; s++) {
-        unsigned char *subjects =
-            region->base + g.subjects_offset + s * g.shard_subjects * g.subject_size;
-        for (uint64_t i = 1; i < g.shard_subjects; i++)
-            ((struct qli_subject *)(subjects + (i - 1) * g.subject_size))->next = i + 1;
-        struct qli_lease *leases =
-            (struct qli_lease *)(region->base + g.leases_offset) + s * g.shard_leases;
-        for (uint64_t i = 1; i < g.shard_leases; i++)
-            leases[i - 1].next = i + 1;
-        shards_of(region, &g)[s].subject_free = 1;
-        shards_of(region, &g)[s].lease_free = 1;
-    }
-}
-
 static uint32_t meters_named(const struct ql_options *options)
 {
     uint32_t meters = 0;
@@ -147,7 +128,6 @@ enum ql_status qli_engine_plan(const struct ql_options *options, struct qli_regi
         .holder_count = holders,
         .guard_count = 1 + shards,
         .injected_clock = options->clock != NULL,
-        .format = format,
     };
     struct qli_geometry g = {
         .shard_count = shards,
@@ -194,6 +174,7 @@ enum ql_status qli_section_enter(const struct qli_call *call, uint64_t shard,
     unsigned char *base = engine->region.base;
     section->engine = engine;
     section->index = shard;
+    section->stores = 0;
     section->guard = &engine->region.guards[1 + shard];
     section->shard = shards_of(&engine->region, g) + shard;
     section->buckets = (uint64_t *)(base + g->buckets_offset) + shard * g->shard_buckets;

@@ -63,6 +63,7 @@ struct qli_call {
 /* A shard whose lock is held. */
 struct qli_section {
     struct qli_engine *engine;
+    uint64_t stores; /* since the last commit; what the guard's undo_count is */
     struct qli_guard *guard;
     struct qli_shard *shard;
     uint64_t *buckets;
@@ -92,12 +93,13 @@ static inline uint64_t qli_engine_shard_of(const struct qli_engine *engine, uint
 
 static inline void qli_section_store(struct qli_section *section, uint64_t *field, uint64_t value)
 {
-    qli_guard_store(&section->engine->region, section->guard, field, value);
+    qli_guard_store(&section->engine->region, section->guard, section->stores++, field, value);
 }
 
 static inline void qli_section_commit(struct qli_section *section)
 {
     qli_guard_commit(section->guard);
+    section->stores = 0;
 }
 
 static inline void qli_section_leave(struct qli_section *section)

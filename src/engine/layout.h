@@ -9,14 +9,16 @@
  * guarded by guard 1 + shard; the limits page by guard 0. Indices of subjects
  * and leases count from 1 inside their shard; 0 is none.
  *
- * [S1] Each subject slot is used once: on the free list (meta 0), in the one
- *      bucket chain that its hash names, or as the extension of one subject.
+ * [S1] Each subject slot up to subject_top is used once: on the free list (meta
+ *      0), in the one bucket chain that its hash names, or as the extension of
+ *      one subject. Those above were never used.
  * [S2] A used subject's key is a valid subject, its hash that of the key, and
  *      no other subject has the same key.
  * [S3] subject_count is the number of used subjects.
- * [L1] Each lease slot is on the free list, or held and on the list of the one
- *      subject that it names; lists are linked both ways alike.
- * [L2] A subject's lease_count is the length of its list; a shard's is their sum.
+ * [L1] Each lease slot up to lease_top is on the free list, or held and on the
+ *      list of the one subject that it names; lists are linked both ways alike.
+ *      Those above were never used.
+ * [L2] The count in a subject's leases is the length of its list.
  * [L3] A held lease names a holder's slot and a generation that is not above
  *      the slot's.
  * [U1] A cell's totals are amounts (2^63-1 at most), and day > previous_day
@@ -30,7 +32,7 @@
 #include "quotalite.h"
 #include "region/format.h"
 
-#define QLI_KEY_INLINE 88u
+#define QLI_KEY_INLINE 96u
 #define QLI_NAME_SIZE (QL_NAME_MAX + 1)
 
 /* What a meter of a subject adds up to. Zero: nothing, in 1970. */
@@ -52,8 +54,7 @@ struct qli_subject {
     uint64_t hash;
     uint64_t next; /* in the bucket's chain or the free list */
     uint64_t meta;
-    uint64_t leases; /* the list's first */
-    uint64_t lease_count;
+    uint64_t leases; /* the list's first | its length << 32: one word, one logged store */
     char key[QLI_KEY_INLINE];
     struct qli_cell cells[]; /* one a meter, as many as the store was made for */
 };
@@ -76,25 +77,25 @@ enum qli_lease_state {
     QLI_LEASE_REAPED = 5,
 };
 
-/* In a free slot only generation, state and next have a meaning. */
+/* In a free slot only life and links have a meaning. */
 struct qli_lease {
-    uint64_t generation; /* of the lease that holds the slot, or did last */
-    uint64_t state;
-    uint64_t next; /* in the subject's list or the free list */
-    uint64_t previous;
+    uint64_t life;  /* generation << 3 | state, of the lease that has the slot or had it last */
+    uint64_t links; /* next | previous << 32, in the subject's list; next alone in the free list */
     uint64_t subject;
     uint64_t holder;      /* a guard's word without the waiters bit */
     uint64_t deadline_ns; /* CLOCK_BOOTTIME; 0: none */
     uint64_t since_ns;    /* the store's clock */
+    uint64_t padding[2];
 };
 
 struct qli_shard {
     uint64_t subject_free;
     uint64_t lease_free;
+    uint64_t subject_top; /* slots above it were never used: nothing needs to be linked before */
+    uint64_t lease_top;
     uint64_t subject_count;
-    uint64_t lease_count;
     uint64_t evict_hand; /* the slot at which the next look for an idle subject begins */
-    uint64_t padding[3];
+    uint64_t padding[2];
 };
 
 struct qli_shared_limit {

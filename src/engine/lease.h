@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Leases of a shard: taking and ending. The shard's lock is held.
+ * Leases of a shard: taking and ending. The shard's lock is held. Both stand
+ * here whole, because every admit and every settle runs through them.
+ *
+ * Taking writes subject, holder and times into a slot that is still free,
+ * where they mean nothing, without the undo log; life and links are undoable.
  */
 #ifndef QLI_ENGINE_LEASE_H
 #define QLI_ENGINE_LEASE_H
@@ -13,6 +17,36 @@ static inline struct qli_lease *qli_lease_at(const struct qli_section *section, 
     if (index - 1 >= section->engine->geometry.shard_leases)
         return NULL;
     return &section->leases[index - 1];
+}
+
+static inline enum qli_lease_state qli_lease_state(const struct qli_lease *lease)
+{
+    return (enum qli_lease_state)(lease->life & 7);
+}
+
+static inline uint64_t qli_lease_generation(const struct qli_lease *lease)
+{
+    return lease->life >> 3;
+}
+
+static inline uint64_t qli_lease_life(uint64_t generation, enum qli_lease_state state)
+{
+    return generation << 3 | (uint64_t)state;
+}
+
+static inline uint64_t qli_lease_next(const struct qli_lease *lease)
+{
+    return lease->links & UINT32_MAX;
+}
+
+static inline uint64_t qli_lease_previous(const struct qli_lease *lease)
+{
+    return lease->links >> 32;
+}
+
+static inline uint64_t qli_lease_links(uint64_t next, uint64_t previous)
+{
+    return previous << 32 | next;
 }
 
 /* A slot's number in the whole store, as a struct ql_lease has it. */
@@ -36,12 +70,79 @@ static inline bool qli_lease_over_age(const struct qli_lease *lease, const struc
     return lease->deadline_ns != 0 && (int64_t)lease->deadline_ns <= call->boot_ns;
 }
 
-/* Takes a slot for the subject, undoably. deadline_ns 0: none. QL_E_FULL. */
-enum ql_status qli_lease_take_locked(struct qli_section *section, const struct qli_call *call,
-                                     uint64_t subject, int64_t deadline_ns, uint64_t *index);
+/* The slot that a lease will take: the last one freed, or one never used. 0: none. */
+static inline uint64_t qli_lease_free_slot(const struct qli_section *section)
+{
+    const struct qli_shard *shard = section->shard;
+    if (shard->lease_free != 0)
+        return shard->lease_free;
+    return shard->lease_top < section->engine->geometry.shard_leases ? shard->lease_top + 1 : 0;
+}
 
-/* Ends a held lease, undoably. how is one of the ended states. */
-enum ql_status qli_lease_end_locked(struct qli_section *section, uint64_t index,
-                                    enum qli_lease_state how);
+/* Takes a slot for the subject, undoably. deadline_ns 0: none. QL_E_FULL.
+ * Stores: free list or top, life, the links both ways, the subject's list. */
+static inline enum ql_status qli_lease_take_locked(struct qli_section *section,
+                                                   const struct qli_call *call,
+                                                   uint64_t subject_index, int64_t deadline_ns,
+                                                   uint64_t *index)
+{
+    *index = qli_lease_free_slot(section);
+    if (*index == 0)
+        return QL_E_FULL;
+    struct qli_lease *lease = qli_lease_at(section, *index);
+    struct qli_subject *subject = qli_subject_at(section, subject_index);
+    uint64_t first_index = qli_subject_first_lease(subject);
+    struct qli_lease *first = qli_lease_at(section, first_index);
+    if (lease == NULL || qli_lease_state(lease) == QLI_LEASE_HELD ||
+        (first_index != 0 && first == NULL))
+        return QL_E_CORRUPT;
+    lease->subject = subject_index;
+    lease->holder = call->self;
+    lease->deadline_ns = (uint64_t)deadline_ns;
+    lease->since_ns = (uint64_t)call->now_ns;
+    if (section->shard->lease_free != 0)
+        qli_section_store(section, &section->shard->lease_free, qli_lease_next(lease));
+    else
+        qli_section_store(section, &section->shard->lease_top, *index);
+    qli_section_store(section, &lease->life,
+                      qli_lease_life(qli_lease_generation(lease) + 1, QLI_LEASE_HELD));
+    qli_section_store(section, &lease->links, qli_lease_links(first_index, 0));
+    if (first != NULL)
+        qli_section_store(section, &first->links, qli_lease_links(qli_lease_next(first), *index));
+    qli_section_store(section, &subject->leases,
+                      qli_subject_leases(*index, qli_subject_lease_count(subject) + 1));
+    return QL_OK;
+}
+
+/* Ends a held lease, undoably. how is one of the ended states. Stores: the
+ * neighbours' links, the subject's list, life, the slot's link, the free list. */
+static inline enum ql_status qli_lease_end_locked(struct qli_section *section, uint64_t index,
+                                                  enum qli_lease_state how)
+{
+    struct qli_lease *lease = qli_lease_at(section, index);
+    struct qli_subject *subject = qli_subject_at(section, lease->subject);
+    uint64_t next_index = qli_lease_next(lease);
+    uint64_t previous_index = qli_lease_previous(lease);
+    struct qli_lease *next = qli_lease_at(section, next_index);
+    struct qli_lease *previous = qli_lease_at(section, previous_index);
+    if (subject == NULL || (next_index != 0 && next == NULL) ||
+        (previous_index != 0 && previous == NULL) || qli_subject_lease_count(subject) == 0)
+        return QL_E_CORRUPT;
+    uint64_t first_index = qli_subject_first_lease(subject);
+    if (previous != NULL)
+        qli_section_store(section, &previous->links,
+                          qli_lease_links(next_index, qli_lease_previous(previous)));
+    else
+        first_index = next_index;
+    if (next != NULL)
+        qli_section_store(section, &next->links,
+                          qli_lease_links(qli_lease_next(next), previous_index));
+    qli_section_store(section, &subject->leases,
+                      qli_subject_leases(first_index, qli_subject_lease_count(subject) - 1));
+    qli_section_store(section, &lease->life, qli_lease_life(qli_lease_generation(lease), how));
+    qli_section_store(section, &lease->links, qli_lease_links(section->shard->lease_free, 0));
+    qli_section_store(section, &section->shard->lease_free, index);
+    return QL_OK;
+}
 
 #endif

@@ -47,7 +47,7 @@ enum ql_status qli_operation_charge(const struct qli_call *call, const struct ql
 
 static enum ql_status why_ended(const struct qli_lease *slot, uint64_t generation)
 {
-    if (slot->generation == generation && slot->state == QLI_LEASE_SETTLED)
+    if (slot->life == qli_lease_life(generation, QLI_LEASE_SETTLED))
         return QL_E_SETTLED;
     return QL_E_EXPIRED;
 }
@@ -69,9 +69,9 @@ static enum ql_status enter_lease(const struct qli_call *call, struct ql_lease l
         return status;
     *index = qli_lease_number_index(lease.index);
     const struct qli_lease *slot = qli_lease_at(section, *index);
-    if (slot != NULL && slot->state == QLI_LEASE_HELD && slot->generation == lease.generation)
+    if (slot != NULL && slot->life == qli_lease_life(lease.generation, QLI_LEASE_HELD))
         return QL_OK;
-    if (slot == NULL || slot->generation < lease.generation)
+    if (slot == NULL || qli_lease_generation(slot) < lease.generation)
         status = QL_E_INVALID;
     else
         status = why_ended(slot, lease.generation);
@@ -123,12 +123,17 @@ enum ql_status qli_operation_revoke(const struct qli_call *call, struct ql_lease
 
 /* ---- reading ------------------------------------------------------------- */
 
+static int64_t lease_count(const struct qli_subject *subject)
+{
+    return subject != NULL ? (int64_t)qli_subject_lease_count(subject) : 0;
+}
+
 static struct ql_limit_state limit_state(const struct qli_call *call, size_t i,
                                          const struct qli_subject *subject)
 {
     const struct ql_limit *limit = &call->limits->limits[i];
     if (limit->window == QL_WINDOW_NONE)
-        return qli_limit_state(limit, subject != NULL ? (int64_t)subject->lease_count : 0, 0);
+        return qli_limit_state(limit, lease_count(subject), 0);
     if (subject == NULL)
         return qli_limit_state(limit, 0, qli_window_end(call->day));
     const struct qli_cell *cell = &subject->cells[call->limits->meter_of[i]];
@@ -141,7 +146,7 @@ void qli_operation_report(const struct qli_call *call, const struct qli_subject 
 {
     const struct qli_limits *limits = call->limits;
     memset(usage, 0, sizeof *usage);
-    usage->leases = subject != NULL ? (int64_t)subject->lease_count : 0;
+    usage->leases = lease_count(subject);
     usage->limit_count = (uint32_t)limits->count;
     usage->meter_count = limits->meter_count;
     for (size_t i = 0; i < limits->count; i++)
@@ -182,13 +187,11 @@ static enum ql_status reap_shard(const struct qli_call *call, uint64_t shard, ui
     enum ql_status status = qli_section_enter(call, shard, &section);
     if (status != QL_OK)
         return status;
-    uint64_t left = section.shard->lease_count;
-    for (uint64_t i = 1; left > 0 && i <= call->engine->geometry.shard_leases; i++) {
+    for (uint64_t i = 1; i <= section.shard->lease_top; i++) {
         const struct qli_lease *lease = qli_lease_at(&section, i);
-        if (lease->state != QLI_LEASE_HELD)
-            continue;
-        left--;
-        if (qli_word_slot(lease->holder) != slot ||
+        if (lease == NULL)
+            return qli_section_abandon(&section, QL_E_CORRUPT);
+        if (qli_lease_state(lease) != QLI_LEASE_HELD || qli_word_slot(lease->holder) != slot ||
             qli_word_generation(lease->holder) > up_to_generation)
             continue;
         status = qli_lease_end_locked(&section, i, QLI_LEASE_REAPED);

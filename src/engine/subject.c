@@ -66,15 +66,21 @@ enum ql_status qli_subject_find_locked(struct qli_section *section, const struct
     return QL_OK;
 }
 
+/* The last slot that was freed, or one that was never used. */
 static enum ql_status pop_free(struct qli_section *section, uint64_t *index)
 {
-    *index = section->shard->subject_free;
-    if (*index == 0)
-        return QL_E_FULL;
+    struct qli_shard *shard = section->shard;
+    bool freed = shard->subject_free != 0;
+    *index = freed ? shard->subject_free : shard->subject_top + 1;
     struct qli_subject *slot = qli_subject_at(section, *index);
-    if (slot == NULL || slot->meta != 0)
+    if (slot == NULL)
+        return freed ? QL_E_CORRUPT : QL_E_FULL;
+    if (slot->meta != 0)
         return QL_E_CORRUPT;
-    qli_section_store(section, &section->shard->subject_free, slot->next);
+    if (freed)
+        qli_section_store(section, &shard->subject_free, slot->next);
+    else
+        qli_section_store(section, &shard->subject_top, *index);
     return QL_OK;
 }
 
@@ -89,7 +95,7 @@ static void push_free(struct qli_section *section, uint64_t index, struct qli_su
 
 static bool idle(const struct qli_section *section, const struct qli_subject *subject, int64_t day)
 {
-    if (qli_subject_kind(subject) != QLI_SUBJECT_USED || subject->lease_count != 0)
+    if (qli_subject_kind(subject) != QLI_SUBJECT_USED || subject->leases != 0)
         return false;
     for (uint64_t m = 0; m < section->engine->geometry.meter_capacity; m++) {
         if (subject->cells[m].total != 0 && subject->cells[m].day >= (uint64_t)day)
@@ -148,9 +154,11 @@ static enum ql_status evict_one(struct qli_section *section, int64_t day)
     return QL_E_FULL;
 }
 
-/* Whether the free list has that many slots. */
-static bool has_free(struct qli_section *section, int slots)
+/* Whether there are that many free slots. */
+static bool has_free(struct qli_section *section, uint64_t slots)
 {
+    uint64_t unused = section->engine->geometry.shard_subjects - section->shard->subject_top;
+    slots -= unused < slots ? unused : slots;
     uint64_t index = section->shard->subject_free;
     for (; slots > 0 && index != 0; slots--) {
         const struct qli_subject *slot = qli_subject_at(section, index);
@@ -178,7 +186,6 @@ static void write_subject(struct qli_section *section, struct qli_subject *subje
 {
     subject->hash = name->hash;
     subject->leases = 0;
-    subject->lease_count = 0;
     memcpy(subject->key, name->text, name->length < QLI_KEY_INLINE ? name->length : QLI_KEY_INLINE);
     memset(subject->cells, 0, section->engine->geometry.meter_capacity * sizeof subject->cells[0]);
 }
@@ -186,7 +193,7 @@ static void write_subject(struct qli_section *section, struct qli_subject *subje
 enum ql_status qli_subject_insert_locked(struct qli_section *section, const struct qli_name *name,
                                          int64_t day, uint64_t *index)
 {
-    int slots = name->length > QLI_KEY_INLINE ? 2 : 1;
+    uint64_t slots = name->length > QLI_KEY_INLINE ? 2 : 1;
     enum ql_status status = QL_OK;
     while (status == QL_OK && !has_free(section, slots))
         status = evict_one(section, day);

@@ -30,6 +30,22 @@ static inline uint64_t qli_subject_extension(const struct qli_subject *subject)
     return subject->meta >> 32;
 }
 
+/* The index of the first lease on the subject's list, or 0. */
+static inline uint64_t qli_subject_first_lease(const struct qli_subject *subject)
+{
+    return subject->leases & UINT32_MAX;
+}
+
+static inline uint64_t qli_subject_lease_count(const struct qli_subject *subject)
+{
+    return subject->leases >> 32;
+}
+
+static inline uint64_t qli_subject_leases(uint64_t first, uint64_t count)
+{
+    return count << 32 | first;
+}
+
 /* QL_OK and the name, or QL_E_SUBJECT. */
 enum ql_status qli_subject_name(const struct qli_engine *engine, const char *text,
                                 struct qli_name *name);

@@ -107,10 +107,11 @@ static bool walk_subject_leases(struct walk *walk, const struct qli_subject *sub
 {
     uint64_t count = 0;
     uint64_t previous = 0;
-    for (uint64_t index = subject->leases; index != 0; count++) {
+    for (uint64_t index = qli_subject_first_lease(subject); index != 0; count++) {
         const struct qli_lease *lease = qli_lease_at(&walk->section, index);
-        if (lease == NULL || lease->state != QLI_LEASE_HELD || lease->subject != subject_index ||
-            lease->previous != previous || !mark(walk->leases_seen, index, SEEN_USED))
+        if (lease == NULL || qli_lease_state(lease) != QLI_LEASE_HELD ||
+            lease->subject != subject_index || qli_lease_previous(lease) != previous ||
+            !mark(walk->leases_seen, index, SEEN_USED))
             return fail(walk, "[L1] a subject's list has a lease that is not its own, or twice");
         uint64_t slot = qli_word_slot(lease->holder);
         const struct qli_region *region = &walk->section.engine->region;
@@ -119,10 +120,11 @@ static bool walk_subject_leases(struct walk *walk, const struct qli_subject *sub
                 __atomic_load_n(&region->holders[slot].generation, __ATOMIC_ACQUIRE))
             return fail(walk, "[L3] a lease names a holder that never was");
         previous = index;
-        index = lease->next;
+        index = qli_lease_next(lease);
     }
     walk->leases += count;
-    return count == subject->lease_count || fail(walk, "[L2] a subject's lease_count is wrong");
+    return count == qli_subject_lease_count(subject) ||
+           fail(walk, "[L2] a subject's count of leases is wrong");
 }
 
 static bool check_subject(struct walk *walk, uint64_t index, uint64_t bucket)
@@ -157,28 +159,34 @@ static bool walk_free_leases(struct walk *walk)
     uint64_t index = walk->section.shard->lease_free;
     while (index != 0) {
         const struct qli_lease *lease = qli_lease_at(&walk->section, index);
-        if (lease == NULL || lease->state == QLI_LEASE_HELD ||
+        if (lease == NULL || qli_lease_state(lease) == QLI_LEASE_HELD ||
             !mark(walk->leases_seen, index, SEEN_FREE))
             return fail(walk, "[L1] the free list of leases has a slot that is held or twice");
-        index = lease->next;
+        index = qli_lease_next(lease);
     }
     return true;
 }
 
-static bool all_seen(const unsigned char *seen, uint64_t count)
+/* Whether the slots up to top were seen, and none above it. */
+static bool seen_up_to(const unsigned char *seen, uint64_t top, uint64_t count)
 {
-    return memchr(seen + 1, SEEN_NOWHERE, count) == NULL;
+    if (top > count || memchr(seen + 1, SEEN_NOWHERE, top) != NULL)
+        return false;
+    for (uint64_t i = top + 1; i <= count; i++) {
+        if (seen[i] != SEEN_NOWHERE)
+            return false;
+    }
+    return true;
 }
 
 static bool check_totals(struct walk *walk)
 {
     const struct qli_geometry *g = &walk->section.engine->geometry;
-    if (walk->leases != walk->section.shard->lease_count)
-        return fail(walk, "[L2] a shard's lease_count is wrong");
-    if (!all_seen(walk->subjects_seen, g->shard_subjects))
-        return fail(walk, "[S1] a subject slot is on no list");
-    if (!all_seen(walk->leases_seen, g->shard_leases))
-        return fail(walk, "[L1] a lease slot is on no list");
+    const struct qli_shard *shard = walk->section.shard;
+    if (!seen_up_to(walk->subjects_seen, shard->subject_top, g->shard_subjects))
+        return fail(walk, "[S1] a subject slot is on no list, or was never taken into use");
+    if (!seen_up_to(walk->leases_seen, shard->lease_top, g->shard_leases))
+        return fail(walk, "[L1] a lease slot is on no list, or was never taken into use");
     return true;
 }
 

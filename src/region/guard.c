@@ -46,8 +46,9 @@ static void nap(struct qli_guard *guard, uint64_t seen, int64_t ns)
     syscall(SYS_futex, futex_half(guard), FUTEX_WAIT, (uint32_t)seen, &timeout, NULL, 0);
 }
 
-void qli_guard_wake(struct qli_guard *guard)
+void qli_guard_leave_slow(struct qli_guard *guard)
 {
+    __atomic_store_n(&guard->word, 0, __ATOMIC_RELEASE);
     syscall(SYS_futex, futex_half(guard), FUTEX_WAKE, 1, NULL, NULL, 0);
 }
 

@@ -13,6 +13,11 @@
  * takes the word over from one that is proven dead. One that is stopped is not
  * dead: waiters give up at their deadline.
  *
+ * Giving up is a plain store where nobody waits: a waiter that sets its bit
+ * between the look and the store finds, before the kernel lets it sleep, that
+ * the word has changed. (Should the store reach memory later than the waiter's
+ * system call, the waiter sleeps its 5 ms out.)
+ *
  * Changes go through qli_guard_store, in this order:
  *   1. undo[n] = (offset, old value)   a death after it: not in the log, nothing changed
  *   2. undo_count = n + 1              a death after it: the old value is put over itself
@@ -71,11 +76,13 @@ static inline enum ql_status qli_guard_enter(struct qli_region *region, struct q
     return QL_OK;
 }
 
-/* Stores value in a word of the body, undoable until the commit. */
-static inline void qli_guard_store(struct qli_region *region, struct qli_guard *guard,
-                                   uint64_t *field, uint64_t value)
+/* Stores value in a word of the body, undoable until the commit. n is the
+ * number of stores since the last one, known to the caller so that no store has
+ * to wait for reading back what the one before it wrote. */
+static inline void qli_guard_store(const struct qli_region *region, struct qli_guard *guard,
+                                   uint64_t n, uint64_t *field, uint64_t value)
 {
-    uint64_t n = guard->undo_count & (QLI_UNDO_MAX - 1);
+    n &= QLI_UNDO_MAX - 1;
     guard->undo[n].offset = (uint64_t)((unsigned char *)field - region->base);
     guard->undo[n].old = *field;
     atomic_signal_fence(memory_order_seq_cst);
@@ -96,14 +103,17 @@ static inline void qli_guard_commit(struct qli_guard *guard)
  * sense; it is left as it was. */
 enum ql_status qli_guard_rollback(struct qli_region *region, struct qli_guard *guard);
 
-void qli_guard_wake(struct qli_guard *guard);
+/* Gives the lock up and wakes a waiter. */
+void qli_guard_leave_slow(struct qli_guard *guard);
 
 /* Gives the lock up. */
 static inline void qli_guard_leave(struct qli_guard *guard)
 {
-    uint64_t word = __atomic_exchange_n(&guard->word, 0, __ATOMIC_RELEASE);
-    if (__builtin_expect((word & QLI_WORD_WAITERS) != 0, 0))
-        qli_guard_wake(guard);
+    if (__builtin_expect((__atomic_load_n(&guard->word, __ATOMIC_RELAXED) & QLI_WORD_WAITERS) != 0,
+                         0))
+        qli_guard_leave_slow(guard);
+    else
+        __atomic_store_n(&guard->word, 0, __ATOMIC_RELEASE);
 }
 
 /* Takes over and repairs every guard that an earlier generation of self's slot

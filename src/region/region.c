@@ -116,7 +116,6 @@ enum ql_status qli_region_create(int fd, const struct qli_region_plan *plan, str
     set_pointers(&region, &header);
     header.checksum = header_checksum(&header);
     *region.header = header;
-    plan->format(&region);
     munmap(region.base, region.size);
     return QL_OK;
 }

@@ -43,7 +43,7 @@ struct qli_region {
     struct qli_self *self;
 };
 
-/* What a new region is made of. format() fills the body, which is zero. */
+/* What a new region is made of. Its body is zero. */
 struct qli_region_plan {
     uint64_t stamp;
     uint64_t holder_count;
@@ -51,7 +51,6 @@ struct qli_region_plan {
     uint64_t body_size;
     uint64_t injected_clock;
     uint64_t params[QLI_PARAMS];
-    void (*format)(struct qli_region *region);
 };
 
 /* Fills an empty file: allocates it whole (a hole would be a SIGBUS on a full

@@ -9,7 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "engine/engine.h"
+#include "engine/lease.h"
 
 #define ROOM 8
 #define SLOTS 2
@@ -65,9 +65,9 @@ static struct qli_guard *enter_lock(struct qli_engine *engine)
     KT_CHECK(guard->word == 0, "the lock is taken");
     guard->word = qli_word_make(slot, region->holders[slot].generation);
     struct qli_shard *shard = (struct qli_shard *)(region->base + engine->geometry.shards_offset);
-    qli_guard_store(region, guard, &shard->subject_count, 77);
-    qli_guard_store(region, guard, &shard->lease_free, 7);
-    qli_guard_store(region, guard, &shard->lease_free, 6);
+    qli_guard_store(region, guard, 0, &shard->subject_count, 77);
+    qli_guard_store(region, guard, 1, &shard->lease_free, 7);
+    qli_guard_store(region, guard, 2, &shard->lease_free, 6);
     return guard;
 }
 
@@ -350,13 +350,13 @@ static size_t add_leases(const char *directory, char *dump, size_t size)
         (const struct qli_lease *)(engine.region.base + g->leases_offset);
     size_t used = 0;
     for (uint64_t i = 0; i < g->shard_count * g->shard_leases; i++) {
-        if (leases[i].generation != 0)
+        if (leases[i].life != 0)
             used += (size_t)snprintf(dump + used, size - used,
                                      "lease %llu generation=%llu "
                                      "state=%llu\n",
                                      (unsigned long long)i + 1,
-                                     (unsigned long long)leases[i].generation,
-                                     (unsigned long long)leases[i].state);
+                                     (unsigned long long)qli_lease_generation(&leases[i]),
+                                     (unsigned long long)qli_lease_state(&leases[i]));
     }
     return used;
 }
