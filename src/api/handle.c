@@ -6,9 +6,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
-#include "engine/limits.h"
 #include "rules/limit.h"
-#include "rules/window.h"
 
 #define DEFAULT_ADMIT_WAIT_MS 100
 #define DEFAULT_CHARGE_WAIT_MS 5000
@@ -92,40 +90,16 @@ void ql_close(struct ql *ql)
     free(ql);
 }
 
-static enum ql_status read_time(const struct ql *ql, int64_t system_ns, struct qli_call *call)
+enum ql_status qli_handle_prepare(struct ql *ql, int64_t wait_ms, int64_t system_ns)
 {
-    call->now_ns = system_ns;
-    if (ql->options.clock != NULL)
-        call->now_ns = ql->options.clock(ql->options.context);
-    if (call->now_ns < 0)
-        return QL_E_CLOCK;
-    call->day = qli_window_day(call->now_ns);
-    return QL_OK;
-}
-
-enum ql_status qli_handle_begin(struct ql *ql, int64_t wait_ms, struct qli_call *call)
-{
-    if (ql == NULL)
-        return QL_E_INVALID;
     struct qli_engine *engine = &ql->store->engine;
-    enum ql_status status = qli_store_self(ql->store, &call->self);
-    if (status != QL_OK)
-        return status;
-    if (qli_region_corrupt(&engine->region))
-        return QL_E_CORRUPT;
-    int64_t system_ns = qli_clock_calendar_ns();
-    status = qli_store_tick(ql->store, call->self, system_ns);
-    if (status != QL_OK)
-        return status;
-    if (__builtin_expect(qli_limits_stale(engine), 0)) {
-        status = qli_limits_refresh(engine, call->self, wait_ms);
-        if (status != QL_OK)
-            return status;
-    }
-    call->engine = engine;
-    call->limits = qli_limits_current(engine);
-    call->wait_ms = wait_ms;
-    call->boot_ns =
-        __atomic_load_n(&engine->page->deadlines, __ATOMIC_RELAXED) != 0 ? qli_clock_boot_ns() : 0;
-    return read_time(ql, system_ns, call);
+    uint64_t self;
+    enum ql_status status = qli_store_self(ql->store, &self);
+    if (status == QL_OK && qli_region_corrupt(&engine->region))
+        status = QL_E_CORRUPT;
+    if (status == QL_OK)
+        status = qli_store_tick(ql->store, self, system_ns);
+    if (status == QL_OK && qli_limits_stale(engine))
+        status = qli_limits_refresh(engine, self, wait_ms);
+    return status;
 }

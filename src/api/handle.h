@@ -7,13 +7,52 @@
 #define QLI_API_HANDLE_H
 
 #include "api/store.h"
+#include "engine/limits.h"
+#include "rules/window.h"
 
 struct ql {
     struct qli_store *store;
     struct ql_options options; /* with defaults filled in; limits are not kept */
 };
 
+/* What few calls meet: a forked child registers, a tick is due, the limits have
+ * changed, the store is lost or damaged. */
+enum ql_status qli_handle_prepare(struct ql *ql, int64_t wait_ms, int64_t system_ns);
+
+static inline bool qli_handle_needs_preparing(struct qli_store *store, int64_t system_ns)
+{
+    struct qli_engine *engine = &store->engine;
+    uint64_t since_tick_ns =
+        (uint64_t)(system_ns - __atomic_load_n(&store->last_tick_ns, __ATOMIC_RELAXED));
+    return (since_tick_ns >= (uint64_t)QLI_TICK_NS) | (qli_holder_self(&engine->region) == 0) |
+           (__atomic_load_n(&store->lost, __ATOMIC_RELAXED) != 0) |
+           qli_region_corrupt(&engine->region) | qli_limits_stale(engine);
+}
+
 /* Prepares a call: who we are, what time it is, which limits hold. */
-enum ql_status qli_handle_begin(struct ql *ql, int64_t wait_ms, struct qli_call *call);
+static inline enum ql_status qli_handle_begin(struct ql *ql, int64_t wait_ms, struct qli_call *call)
+{
+    struct qli_store *store = ql->store;
+    struct qli_engine *engine = &store->engine;
+    int64_t system_ns = qli_clock_calendar_ns();
+    if (__builtin_expect(qli_handle_needs_preparing(store, system_ns), 0)) {
+        enum ql_status status = qli_handle_prepare(ql, wait_ms, system_ns);
+        if (status != QL_OK)
+            return status;
+    }
+    call->engine = engine;
+    call->limits = qli_limits_current(engine);
+    call->self = qli_holder_self(&engine->region);
+    call->wait_ms = wait_ms;
+    call->boot_ns =
+        __atomic_load_n(&engine->page->deadlines, __ATOMIC_RELAXED) != 0 ? qli_clock_boot_ns() : 0;
+    call->now_ns = system_ns;
+    if (__builtin_expect(ql->options.clock != NULL, 0))
+        call->now_ns = ql->options.clock(ql->options.context);
+    if (__builtin_expect(call->now_ns < 0, 0))
+        return QL_E_CLOCK;
+    call->day = qli_window_day(call->now_ns);
+    return QL_OK;
+}
 
 #endif

@@ -15,35 +15,25 @@
 
 #define UNCOUNTED_INDEX UINT64_MAX
 
-/* How one call waits. */
-struct patience {
-    const struct ql *ql;
-    int64_t limit_ms;
-    int64_t wait_ms; /* of the try that comes next */
-    bool told;
-    void *token;
-};
-
-static struct patience patience_of(const struct ql *ql, int64_t limit_ms)
+/* How long the first try of a call waits for a lock. */
+static int64_t first_wait_ms(const struct ql *ql, int64_t wait_ms)
 {
-    bool tell = ql->options.wait_begin != NULL && limit_ms >= 0;
-    return (struct patience){.ql = ql, .limit_ms = limit_ms, .wait_ms = tell ? -1 : limit_ms};
+    return __builtin_expect(ql->options.wait_begin != NULL, 0) ? -1 : wait_ms;
 }
 
-/* Whether to try again after this status. */
-static bool wants_to_wait(struct patience *patience, enum ql_status status)
+/* Whether to try again and sleep this time; the host has been told. */
+static bool begins_to_wait(const struct ql *ql, enum ql_status status, int64_t wait_ms,
+                           void **token)
 {
-    const struct ql_options *options = &patience->ql->options;
-    if (__builtin_expect(patience->told, 0)) {
-        options->wait_end(options->context, patience->token);
+    if (__builtin_expect(status != QL_E_BUSY, 1) || ql->options.wait_begin == NULL || wait_ms < 0)
         return false;
-    }
-    if (__builtin_expect(status != QL_E_BUSY || patience->wait_ms == patience->limit_ms, 1))
-        return false;
-    patience->told = true;
-    patience->wait_ms = patience->limit_ms;
-    patience->token = options->wait_begin(options->context);
+    *token = ql->options.wait_begin(ql->options.context);
     return true;
+}
+
+static void ends_to_wait(const struct ql *ql, void *token)
+{
+    ql->options.wait_end(ql->options.context, token);
 }
 
 static enum ql_status begin_with_subject(struct ql *ql, int64_t wait_ms, const char *subject,
@@ -63,18 +53,22 @@ static void announce_deadlines(struct qli_call *call)
     call->boot_ns = qli_clock_boot_ns();
 }
 
-static enum ql_status try_admit(struct ql *ql, int64_t wait_ms, const char *subject,
-                                const struct qli_admission *admission, struct ql_lease *lease,
-                                struct ql_verdict *verdict)
+static enum ql_status try_admit(struct ql *ql, int64_t wait_ms, const char *subject, bool budgets,
+                                int64_t age_ns, struct ql_lease *lease, struct ql_verdict *verdict)
 {
     struct qli_call call;
     struct qli_name name;
     enum ql_status status = begin_with_subject(ql, wait_ms, subject, &call, &name);
     if (status != QL_OK)
         return status;
-    if (admission->age_ns > 0 && call.boot_ns == 0)
+    if (age_ns > 0 && call.boot_ns == 0)
         announce_deadlines(&call);
-    status = qli_operation_admit(&call, &name, admission, lease, verdict);
+    const struct qli_admission admission = {
+        .limits = call.limits->concurrent | (budgets ? call.limits->windowed : 0),
+        .slot = true,
+        .age_ns = age_ns,
+    };
+    status = qli_operation_admit(&call, &name, &admission, lease, verdict);
     if (status != QL_E_FULL || ql->options.when_full != QL_FULL_ADMIT)
         return status;
     __atomic_fetch_add(&call.engine->page->omissions, 1, __ATOMIC_RELAXED);
@@ -82,13 +76,18 @@ static enum ql_status try_admit(struct ql *ql, int64_t wait_ms, const char *subj
     return QL_OK;
 }
 
-static enum ql_status find_limit(const struct qli_limits *limits, const char *name, int *index)
+/* The windowed limit of that name; all of them for NULL. */
+static enum ql_status find_budgets(const struct qli_limits *limits, const char *name,
+                                   uint32_t *budgets)
 {
-    for (size_t i = 0; i < limits->count; i++) {
-        if (limits->limits[i].window != QL_WINDOW_NONE && strcmp(limits->names[i], name) == 0) {
-            *index = (int)i;
+    *budgets = limits->windowed;
+    if (name == NULL)
+        return QL_OK;
+    for (uint32_t left = limits->windowed; left != 0; left &= left - 1) {
+        int i = __builtin_ctz(left);
+        *budgets = 1u << i;
+        if (strcmp(limits->names[i], name) == 0)
             return QL_OK;
-        }
     }
     return QL_E_LIMIT;
 }
@@ -98,10 +97,10 @@ static enum ql_status try_check(struct ql *ql, int64_t wait_ms, const char *subj
 {
     struct qli_call call;
     struct qli_name name;
-    struct qli_admission admission = {.budgets = true, .only_limit = -1};
+    struct qli_admission admission = {0};
     enum ql_status status = begin_with_subject(ql, wait_ms, subject, &call, &name);
-    if (status == QL_OK && limit != NULL)
-        status = find_limit(call.limits, limit, &admission.only_limit);
+    if (status == QL_OK)
+        status = find_budgets(call.limits, limit, &admission.limits);
     return status == QL_OK ? qli_operation_admit(&call, &name, &admission, NULL, verdict) : status;
 }
 
@@ -110,11 +109,13 @@ enum ql_status ql_check(struct ql *ql, const char *subject, const char *limit,
 {
     if (ql == NULL)
         return QL_E_INVALID;
-    enum ql_status status;
-    struct patience patience = patience_of(ql, ql->options.admit_wait_ms);
-    do {
-        status = try_check(ql, patience.wait_ms, subject, limit, verdict);
-    } while (wants_to_wait(&patience, status));
+    void *token;
+    enum ql_status status =
+        try_check(ql, first_wait_ms(ql, ql->options.admit_wait_ms), subject, limit, verdict);
+    if (begins_to_wait(ql, status, ql->options.admit_wait_ms, &token)) {
+        status = try_check(ql, ql->options.admit_wait_ms, subject, limit, verdict);
+        ends_to_wait(ql, token);
+    }
     return status;
 }
 
@@ -124,13 +125,14 @@ static enum ql_status take_lease(struct ql *ql, const char *subject, int64_t age
     if (lease == NULL)
         return QL_E_INVALID;
     *lease = (struct ql_lease){0};
-    const struct qli_admission admission = {
-        .budgets = budgets, .only_limit = -1, .slot = true, .age_ns = age_ms * QLI_NS_PER_MS};
-    enum ql_status status;
-    struct patience patience = patience_of(ql, ql->options.admit_wait_ms);
-    do {
-        status = try_admit(ql, patience.wait_ms, subject, &admission, lease, verdict);
-    } while (wants_to_wait(&patience, status));
+    int64_t age_ns = age_ms * QLI_NS_PER_MS;
+    void *token;
+    enum ql_status status = try_admit(ql, first_wait_ms(ql, ql->options.admit_wait_ms), subject,
+                                      budgets, age_ns, lease, verdict);
+    if (begins_to_wait(ql, status, ql->options.admit_wait_ms, &token)) {
+        status = try_admit(ql, ql->options.admit_wait_ms, subject, budgets, age_ns, lease, verdict);
+        ends_to_wait(ql, token);
+    }
     return status;
 }
 
@@ -191,11 +193,13 @@ enum ql_status ql_settle(struct ql *ql, struct ql_lease lease, const struct ql_c
 {
     if (ql == NULL || count > QL_METERS_MAX || (count > 0 && charges == NULL))
         return QL_E_INVALID;
-    enum ql_status status;
-    struct patience patience = patience_of(ql, ql->options.charge_wait_ms);
-    do {
-        status = try_settle(ql, patience.wait_ms, lease, charges, count);
-    } while (wants_to_wait(&patience, status));
+    void *token;
+    enum ql_status status =
+        try_settle(ql, first_wait_ms(ql, ql->options.charge_wait_ms), lease, charges, count);
+    if (begins_to_wait(ql, status, ql->options.charge_wait_ms, &token)) {
+        status = try_settle(ql, ql->options.charge_wait_ms, lease, charges, count);
+        ends_to_wait(ql, token);
+    }
     return status;
 }
 
@@ -215,11 +219,12 @@ enum ql_status ql_revoke(struct ql *ql, struct ql_lease lease)
 {
     if (ql == NULL)
         return QL_E_INVALID;
-    enum ql_status status;
-    struct patience patience = patience_of(ql, ql->options.charge_wait_ms);
-    do {
-        status = try_revoke(ql, patience.wait_ms, lease);
-    } while (wants_to_wait(&patience, status));
+    void *token;
+    enum ql_status status = try_revoke(ql, first_wait_ms(ql, ql->options.charge_wait_ms), lease);
+    if (begins_to_wait(ql, status, ql->options.charge_wait_ms, &token)) {
+        status = try_revoke(ql, ql->options.charge_wait_ms, lease);
+        ends_to_wait(ql, token);
+    }
     return status;
 }
 
@@ -244,11 +249,13 @@ enum ql_status ql_charge(struct ql *ql, const char *subject, const char *meter, 
 {
     if (ql == NULL || meter == NULL || amount < 0 || operation_id != NULL)
         return QL_E_INVALID;
-    enum ql_status status;
-    struct patience patience = patience_of(ql, ql->options.charge_wait_ms);
-    do {
-        status = try_charge(ql, patience.wait_ms, subject, meter, amount);
-    } while (wants_to_wait(&patience, status));
+    void *token;
+    enum ql_status status =
+        try_charge(ql, first_wait_ms(ql, ql->options.charge_wait_ms), subject, meter, amount);
+    if (begins_to_wait(ql, status, ql->options.charge_wait_ms, &token)) {
+        status = try_charge(ql, ql->options.charge_wait_ms, subject, meter, amount);
+        ends_to_wait(ql, token);
+    }
     return status;
 }
 
@@ -267,11 +274,13 @@ enum ql_status ql_usage(struct ql *ql, const char *subject, struct ql_usage *usa
 {
     if (ql == NULL || usage == NULL)
         return QL_E_INVALID;
-    enum ql_status status;
-    struct patience patience = patience_of(ql, ql->options.admit_wait_ms);
-    do {
-        status = try_usage(ql, patience.wait_ms, subject, usage);
-    } while (wants_to_wait(&patience, status));
+    void *token;
+    enum ql_status status =
+        try_usage(ql, first_wait_ms(ql, ql->options.admit_wait_ms), subject, usage);
+    if (begins_to_wait(ql, status, ql->options.admit_wait_ms, &token)) {
+        status = try_usage(ql, ql->options.admit_wait_ms, subject, usage);
+        ends_to_wait(ql, token);
+    }
     return status;
 }
 

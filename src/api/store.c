@@ -17,7 +17,6 @@
 #include "engine/operation.h"
 #include "region/attach.h"
 
-#define TICK_NS (100 * QLI_NS_PER_MS)
 #define REGISTER_WAIT_MS 5000
 
 static pthread_mutex_t table_mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -137,7 +136,7 @@ static void lose(struct qli_store *store, enum ql_status why)
 enum ql_status qli_store_tick(struct qli_store *store, uint64_t self, int64_t calendar_ns)
 {
     int64_t last_ns = __atomic_load_n(&store->last_tick_ns, __ATOMIC_RELAXED);
-    if (__builtin_expect(calendar_ns - last_ns < TICK_NS && calendar_ns >= last_ns, 1))
+    if (__builtin_expect(calendar_ns - last_ns < QLI_TICK_NS && calendar_ns >= last_ns, 1))
         return QL_OK;
     if (!__atomic_compare_exchange_n(&store->last_tick_ns, &last_ns, calendar_ns, false,
                                      __ATOMIC_RELAXED, __ATOMIC_RELAXED))

@@ -7,7 +7,10 @@
 #ifndef QLI_API_STORE_H
 #define QLI_API_STORE_H
 
+#include "base/clock.h"
 #include "engine/engine.h"
+
+#define QLI_TICK_NS (100 * QLI_NS_PER_MS)
 
 struct qli_store {
     struct qli_engine engine;

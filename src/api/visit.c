@@ -28,7 +28,9 @@ struct lease_copy {
 
 static enum ql_status begin_visit(struct ql *ql, struct qli_call *call)
 {
-    enum ql_status status = qli_handle_begin(ql, ql != NULL ? ql->options.admit_wait_ms : 0, call);
+    if (ql == NULL)
+        return QL_E_INVALID;
+    enum ql_status status = qli_handle_begin(ql, ql->options.admit_wait_ms, call);
     if (status == QL_OK && qli_operation_reap_dead(call) == QL_E_CORRUPT)
         status = QL_E_CORRUPT;
     return status;
@@ -191,8 +193,9 @@ enum ql_status ql_verify(struct ql *ql, struct ql_verify_report *report, struct 
 {
     struct qli_call call;
     struct ql_verify_report unused;
-    enum ql_status status =
-        qli_handle_begin(ql, ql != NULL ? ql->options.charge_wait_ms : 0, &call);
+    if (ql == NULL)
+        return qli_error(error, QL_E_INVALID, 0, "the handle is NULL");
+    enum ql_status status = qli_handle_begin(ql, ql->options.charge_wait_ms, &call);
     if (status != QL_OK)
         return qli_error(error, status, 0, "%s", ql_status_text(status));
     return qli_verify(&call, report != NULL ? report : &unused, error);

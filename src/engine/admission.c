@@ -16,6 +16,7 @@
 #include "rules/window.h"
 
 #define SUSPECTS_MAX 64
+#define NOTHING_REFUSES SIZE_MAX
 
 /* Holders of the leases that stand in the way. */
 struct suspects {
@@ -27,7 +28,7 @@ static int64_t limit_used(const struct qli_call *call, size_t i, const struct ql
 {
     if (subject == NULL)
         return 0;
-    if (call->limits->limits[i].window == QL_WINDOW_NONE)
+    if (call->limits->concurrent >> i & 1)
         return (int64_t)qli_subject_lease_count(subject);
     return qli_cell_total(&subject->cells[call->limits->meter_of[i]], call->day);
 }
@@ -39,23 +40,16 @@ static int64_t limit_day(const struct qli_call *call, size_t i, const struct qli
     return qli_cell_day(&subject->cells[call->limits->meter_of[i]], call->day);
 }
 
-static bool looked_at(const struct qli_call *call, size_t i, const struct qli_admission *admission)
-{
-    if (call->limits->limits[i].window == QL_WINDOW_NONE)
-        return admission->slot;
-    return admission->budgets && (admission->only_limit < 0 || (size_t)admission->only_limit == i);
-}
-
-/* The first limit, in declared order, that refuses; or the count of limits. */
+/* The first limit, in declared order, that refuses; or NOTHING_REFUSES. */
 static size_t first_refusing(const struct qli_call *call, const struct qli_subject *subject,
                              const struct qli_admission *admission)
 {
-    size_t i = 0;
-    while (i < call->limits->count &&
-           !(looked_at(call, i, admission) &&
-             qli_limit_refuses(&call->limits->limits[i], limit_used(call, i, subject))))
-        i++;
-    return i;
+    for (uint32_t left = admission->limits; left != 0; left &= left - 1) {
+        size_t i = (size_t)__builtin_ctz(left);
+        if (qli_limit_refuses(&call->limits->limits[i], limit_used(call, i, subject)))
+            return i;
+    }
+    return NOTHING_REFUSES;
 }
 
 static void fill_verdict(const struct qli_call *call, const struct qli_subject *subject,
@@ -64,10 +58,9 @@ static void fill_verdict(const struct qli_call *call, const struct qli_subject *
 {
     const struct qli_limits *limits = call->limits;
     uint32_t count = 0;
-    for (size_t i = 0; i < limits->count; i++) {
-        if (!looked_at(call, i, admission))
-            continue;
-        bool windowed = limits->limits[i].window != QL_WINDOW_NONE;
+    for (uint32_t left = admission->limits; left != 0; left &= left - 1) {
+        size_t i = (size_t)__builtin_ctz(left);
+        bool windowed = limits->windowed >> i & 1;
         int64_t resets_at = windowed ? qli_window_end(limit_day(call, i, subject)) : 0;
         verdict->limits[count++] =
             qli_limit_state(&limits->limits[i], limit_used(call, i, subject), resets_at);
@@ -78,7 +71,7 @@ static void fill_verdict(const struct qli_call *call, const struct qli_subject *
     verdict->current = 0;
     verdict->limit = 0;
     verdict->retry_after_seconds = 0;
-    if (refusing == limits->count)
+    if (refusing == NOTHING_REFUSES)
         return;
     const struct ql_limit *limit = &limits->limits[refusing];
     verdict->kind = limit->name;
@@ -187,18 +180,18 @@ static enum ql_status admit_once(const struct qli_call *call, const struct qli_n
         return status;
     status = qli_subject_find_locked(&section, name, &index);
     struct qli_subject *subject = qli_subject_at(&section, index);
-    size_t refusing = 0;
+    size_t refusing = NOTHING_REFUSES;
     if (status == QL_OK) {
         refusing = first_refusing(call, subject, admission);
-        if (refusing < call->limits->count && subject != NULL &&
-            call->limits->limits[refusing].window == QL_WINDOW_NONE) {
+        if (refusing != NOTHING_REFUSES && subject != NULL &&
+            (call->limits->concurrent >> refusing & 1)) {
             status = sift_leases(&section, call, subject, suspects);
             refusing = first_refusing(call, subject, admission);
         }
     }
     if (status == QL_OK && verdict != NULL)
         fill_verdict(call, subject, name, admission, refusing, verdict);
-    if (status == QL_OK && refusing < call->limits->count)
+    if (status == QL_OK && refusing != NOTHING_REFUSES)
         status = QL_REFUSED;
     if (status == QL_OK && admission->slot)
         status = take_slot(&section, call, name, index, admission->age_ns, lease);

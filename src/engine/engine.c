@@ -52,10 +52,10 @@ static void lay_out(struct qli_geometry *g, uint64_t body_offset)
     g->subject_size =
         align_line(sizeof(struct qli_subject) + g->meter_capacity * sizeof(struct qli_cell));
     g->shards_offset = body_offset + align_line(sizeof(struct qli_limits_page));
-    g->buckets_offset = g->shards_offset + g->shard_count * sizeof(struct qli_shard);
-    g->subjects_offset = align_line(g->buckets_offset + g->shard_count * g->shard_buckets * 8);
-    g->leases_offset = g->subjects_offset + g->shard_count * g->shard_subjects * g->subject_size;
-    g->body_end = g->leases_offset + g->shard_count * g->shard_leases * sizeof(struct qli_lease);
+    g->subjects_offset = align_line(sizeof(struct qli_shard) + g->shard_buckets * sizeof(uint64_t));
+    g->leases_offset = g->subjects_offset + g->shard_subjects * g->subject_size;
+    g->shard_size = g->leases_offset + g->shard_leases * sizeof(struct qli_lease);
+    g->body_end = g->shards_offset + g->shard_count * g->shard_size;
 }
 
 static void read_params(const struct qli_region_header *header, struct qli_geometry *g)
@@ -84,11 +84,6 @@ uint64_t qli_engine_stamp(void)
         sizeof(struct qli_shard),         sizeof(struct qli_limits_page),
     };
     return qli_siphash(key, sizes, sizeof sizes);
-}
-
-static struct qli_shard *shards_of(const struct qli_region *region, const struct qli_geometry *g)
-{
-    return (struct qli_shard *)(region->base + g->shards_offset);
 }
 
 static uint32_t meters_named(const struct ql_options *options)
@@ -164,23 +159,6 @@ enum ql_status qli_engine_bind(struct qli_engine *engine, struct ql_error *error
     memcpy(&engine->epoch, header->uuid, sizeof engine->epoch);
     engine->page = (struct qli_limits_page *)(engine->region.base + header->body_offset);
     return QL_OK;
-}
-
-enum ql_status qli_section_enter(const struct qli_call *call, uint64_t shard,
-                                 struct qli_section *section)
-{
-    struct qli_engine *engine = call->engine;
-    const struct qli_geometry *g = &engine->geometry;
-    unsigned char *base = engine->region.base;
-    section->engine = engine;
-    section->index = shard;
-    section->stores = 0;
-    section->guard = &engine->region.guards[1 + shard];
-    section->shard = shards_of(&engine->region, g) + shard;
-    section->buckets = (uint64_t *)(base + g->buckets_offset) + shard * g->shard_buckets;
-    section->subjects = base + g->subjects_offset + shard * g->shard_subjects * g->subject_size;
-    section->leases = (struct qli_lease *)(base + g->leases_offset) + shard * g->shard_leases;
-    return qli_guard_enter(&engine->region, section->guard, call->self, call->wait_ms);
 }
 
 enum ql_status qli_section_abandon(struct qli_section *section, enum ql_status status)

@@ -17,6 +17,8 @@ struct qli_limits {
     size_t count;
     struct ql_limit limits[QL_LIMITS_MAX];
     uint32_t meter_of[QL_LIMITS_MAX]; /* index of the cell, if windowed */
+    uint32_t windowed;                /* bit i: limits[i] is windowed */
+    uint32_t concurrent;              /* bit i: limits[i] is concurrent */
     uint32_t meter_count;
     char meters[QL_METERS_MAX][QLI_NAME_SIZE];
     char names[QL_LIMITS_MAX][QLI_NAME_SIZE];
@@ -30,10 +32,10 @@ struct qli_geometry {
     uint64_t shard_buckets; /* a power of two */
     uint64_t meter_capacity;
     uint64_t subject_size;
-    uint64_t shards_offset;
-    uint64_t buckets_offset;
-    uint64_t subjects_offset;
-    uint64_t leases_offset;
+    uint64_t shards_offset;   /* in the region */
+    uint64_t shard_size;      /* bytes from one shard's head to the next */
+    uint64_t subjects_offset; /* in a shard; the buckets follow the head */
+    uint64_t leases_offset;   /* in a shard */
     uint64_t body_end;
     uint64_t max_subjects; /* as asked for; the slots are a few more */
     uint64_t max_leases;
@@ -65,11 +67,8 @@ struct qli_section {
     struct qli_engine *engine;
     uint64_t stores; /* since the last commit; what the guard's undo_count is */
     struct qli_guard *guard;
-    struct qli_shard *shard;
-    uint64_t *buckets;
-    unsigned char *subjects;
-    struct qli_lease *leases;
-    uint64_t index; /* of the shard */
+    struct qli_shard *shard; /* the head; the rest of the shard lies behind it */
+    uint64_t index;          /* of the shard */
 };
 
 /* Computes the geometry and the plan of a region for these options. */
@@ -82,9 +81,24 @@ uint64_t qli_engine_stamp(void);
 /* Reads the geometry out of the mapped region and checks it. */
 enum ql_status qli_engine_bind(struct qli_engine *engine, struct ql_error *error);
 
-/* Enters the shard of a hash, or by its number. Leave with one of the three. */
-enum ql_status qli_section_enter(const struct qli_call *call, uint64_t shard,
-                                 struct qli_section *section);
+static inline struct qli_shard *qli_engine_shard(const struct qli_engine *engine, uint64_t shard)
+{
+    const struct qli_geometry *g = &engine->geometry;
+    return (struct qli_shard *)(engine->region.base + g->shards_offset + shard * g->shard_size);
+}
+
+/* Enters a shard; leave it with qli_section_leave or qli_section_abandon. */
+static inline enum ql_status qli_section_enter(const struct qli_call *call, uint64_t shard,
+                                               struct qli_section *section)
+{
+    struct qli_engine *engine = call->engine;
+    section->engine = engine;
+    section->stores = 0;
+    section->guard = &engine->region.guards[1 + shard];
+    section->shard = qli_engine_shard(engine, shard);
+    section->index = shard;
+    return qli_guard_enter(&engine->region, section->guard, call->self, call->wait_ms);
+}
 
 static inline uint64_t qli_engine_shard_of(const struct qli_engine *engine, uint64_t hash)
 {

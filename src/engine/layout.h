@@ -3,7 +3,7 @@
  * The engine's records in the region's body, each with its lock and the
  * meaning of zero. (The region's own are in region/format.h.)
  *
- *   limits page | shards | buckets | subjects | leases
+ *   limits page | shard | shard | ...     a shard: its head | buckets | subjects | leases
  *
  * A subject belongs to the shard that its hash names. Everything in a shard is
  * guarded by guard 1 + shard; the limits page by guard 0. Indices of subjects
@@ -124,7 +124,7 @@ struct qli_limits_page {
 
 _Static_assert(sizeof(struct qli_subject) == 128, "a subject with two cells is three lines");
 _Static_assert(sizeof(struct qli_lease) == QLI_CACHE_LINE, "a lease is a line");
-_Static_assert(sizeof(struct qli_shard) == QLI_CACHE_LINE, "a shard is a line");
+_Static_assert(sizeof(struct qli_shard) == QLI_CACHE_LINE, "a shard's head is a line");
 _Static_assert(sizeof(struct qli_extension) <= 192, "the smallest subject slot holds an extension");
 _Static_assert(offsetof(struct qli_subject, next) == offsetof(struct qli_extension, next) &&
                    offsetof(struct qli_subject, meta) == offsetof(struct qli_extension, meta),

@@ -14,9 +14,10 @@
 /* The slot of an index from 1; NULL if there is no such slot. */
 static inline struct qli_lease *qli_lease_at(const struct qli_section *section, uint64_t index)
 {
-    if (index - 1 >= section->engine->geometry.shard_leases)
+    const struct qli_geometry *g = &section->engine->geometry;
+    if (index - 1 >= g->shard_leases)
         return NULL;
-    return &section->leases[index - 1];
+    return (struct qli_lease *)((unsigned char *)section->shard + g->leases_offset) + (index - 1);
 }
 
 static inline enum qli_lease_state qli_lease_state(const struct qli_lease *lease)

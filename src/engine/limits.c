@@ -35,10 +35,13 @@ static enum ql_status read_limit(struct qli_limits *limits, size_t i,
         .window = (enum ql_window)shared->window,
         .cap = (int64_t)shared->cap,
     };
-    if (shared->window == QL_WINDOW_NONE)
+    if (shared->window == QL_WINDOW_NONE) {
+        limits->concurrent |= 1u << i;
         return QL_OK;
+    }
     if (shared->meter >= limits->meter_count)
         return QL_E_CORRUPT;
+    limits->windowed |= 1u << i;
     limits->meter_of[i] = (uint32_t)shared->meter;
     limits->limits[i].meter = limits->meters[shared->meter];
     return QL_OK;

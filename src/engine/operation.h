@@ -10,10 +10,9 @@
 
 /* What an admission looks at and takes. */
 struct qli_admission {
-    bool budgets;   /* check windowed limits */
-    int only_limit; /* index of the one to check, or -1 for all */
-    bool slot;      /* check the concurrent limit and take a lease */
-    int64_t age_ns; /* the lease's maximum age, or 0 */
+    uint32_t limits; /* bit i: look at limits[i] */
+    bool slot;       /* take a lease */
+    int64_t age_ns;  /* the lease's maximum age, or 0 */
 };
 
 enum ql_status qli_operation_admit(const struct qli_call *call, const struct qli_name *name,

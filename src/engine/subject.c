@@ -48,7 +48,7 @@ static bool key_equals(const struct qli_section *section, const struct qli_subje
 
 static uint64_t *bucket_of(const struct qli_section *section, uint64_t hash)
 {
-    return &section->buckets[hash & (section->engine->geometry.shard_buckets - 1)];
+    return qli_subject_bucket(section, hash & (section->engine->geometry.shard_buckets - 1));
 }
 
 enum ql_status qli_subject_find_locked(struct qli_section *section, const struct qli_name *name,

@@ -56,7 +56,14 @@ static inline struct qli_subject *qli_subject_at(const struct qli_section *secti
     const struct qli_geometry *g = &section->engine->geometry;
     if (index - 1 >= g->shard_subjects)
         return NULL;
-    return (struct qli_subject *)(section->subjects + (index - 1) * g->subject_size);
+    return (struct qli_subject *)((unsigned char *)section->shard + g->subjects_offset +
+                                  (index - 1) * g->subject_size);
+}
+
+/* The word that starts the chain of bucket number b. */
+static inline uint64_t *qli_subject_bucket(const struct qli_section *section, uint64_t b)
+{
+    return (uint64_t *)(section->shard + 1) + b;
 }
 
 /* *index is the subject's, or 0 if it is unknown. QL_E_CORRUPT. */

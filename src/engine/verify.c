@@ -141,7 +141,7 @@ static bool check_subject(struct walk *walk, uint64_t index, uint64_t bucket)
 static bool walk_buckets(struct walk *walk)
 {
     for (uint64_t b = 0; b < walk->section.engine->geometry.shard_buckets; b++) {
-        uint64_t index = walk->section.buckets[b];
+        uint64_t index = *qli_subject_bucket(&walk->section, b);
         while (index != 0) {
             if (!check_subject(walk, index, b))
                 return false;

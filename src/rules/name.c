@@ -56,26 +56,29 @@ static uint64_t has_byte(uint64_t word, unsigned char byte)
     return (zero_where_equal - ones) & ~zero_where_equal;
 }
 
-/* Whether eight bytes are all plain. */
-static bool word_is_plain(uint64_t word)
+/* High bits are set where a byte of the eight is not plain; see has_byte. */
+static uint64_t not_plain(const char *text)
 {
     const uint64_t ones = UINT64_C(0x0101010101010101);
+    uint64_t word;
+    memcpy(&word, text, sizeof word);
     uint64_t control = (word - ones * 0x20) & ~word;
-    uint64_t special = has_byte(word, '/') | has_byte(word, '%') | has_byte(word, 0x7f);
-    return ((word | control | special) & ones * 0x80) == 0;
+    uint64_t delete_or_high = word | (word + ones);
+    return control | delete_or_high | has_byte(word, '/') | has_byte(word, '%');
 }
 
 static bool text_is_plain(const char *text, size_t length)
 {
-    uint64_t word;
-    for (; length >= sizeof word; length -= sizeof word, text += sizeof word) {
-        memcpy(&word, text, sizeof word);
-        if (!word_is_plain(word))
-            return false;
+    size_t i = 0;
+    if (length < sizeof(uint64_t)) {
+        while (i < length && is_plain((unsigned char)text[i]))
+            i++;
+        return i == length;
     }
-    memset(&word, 'a', sizeof word);
-    memcpy(&word, text, length);
-    return word_is_plain(word);
+    uint64_t found = not_plain(text + length - sizeof(uint64_t));
+    for (; i + sizeof(uint64_t) < length; i += sizeof(uint64_t))
+        found |= not_plain(text + i);
+    return (found & UINT64_C(0x8080808080808080)) == 0;
 }
 
 static size_t parse_subject(const unsigned char *text, uint32_t *levels)

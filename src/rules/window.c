@@ -1,13 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "rules/window.h"
 
-#include "base/clock.h"
-
-int64_t qli_window_day(int64_t calendar_ns)
-{
-    return calendar_ns / (QLI_SECONDS_PER_DAY * QLI_NS_PER_SECOND);
-}
-
 int64_t qli_window_end(int64_t day)
 {
     return (day + 1) * QLI_SECONDS_PER_DAY;

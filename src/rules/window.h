@@ -9,10 +9,15 @@
 
 #include <stdint.h>
 
+#include "base/clock.h"
+
 #define QLI_SECONDS_PER_DAY INT64_C(86400)
 
 /* The day of a time >= 0. */
-int64_t qli_window_day(int64_t calendar_ns);
+static inline int64_t qli_window_day(int64_t calendar_ns)
+{
+    return calendar_ns / (QLI_SECONDS_PER_DAY * QLI_NS_PER_SECOND);
+}
 
 /* Unix seconds at which the day is over. */
 int64_t qli_window_end(int64_t day);

@@ -64,7 +64,7 @@ static struct qli_guard *enter_lock(struct qli_engine *engine)
     struct qli_guard *guard = &region->guards[1];
     KT_CHECK(guard->word == 0, "the lock is taken");
     guard->word = qli_word_make(slot, region->holders[slot].generation);
-    struct qli_shard *shard = (struct qli_shard *)(region->base + engine->geometry.shards_offset);
+    struct qli_shard *shard = qli_engine_shard(engine, 0);
     qli_guard_store(region, guard, 0, &shard->subject_count, 77);
     qli_guard_store(region, guard, 1, &shard->lease_free, 7);
     qli_guard_store(region, guard, 2, &shard->lease_free, 6);
@@ -345,18 +345,15 @@ static void wait_for_reaping(void)
 static size_t add_leases(const char *directory, char *dump, size_t size)
 {
     struct qli_engine engine = look_inside(directory);
-    const struct qli_geometry *g = &engine.geometry;
-    const struct qli_lease *leases =
-        (const struct qli_lease *)(engine.region.base + g->leases_offset);
+    struct qli_section section = {.engine = &engine, .shard = qli_engine_shard(&engine, 0)};
     size_t used = 0;
-    for (uint64_t i = 0; i < g->shard_count * g->shard_leases; i++) {
-        if (leases[i].life != 0)
+    for (uint64_t i = 1; i <= section.shard->lease_top; i++) {
+        const struct qli_lease *slot = qli_lease_at(&section, i);
+        if (slot->life != 0)
             used += (size_t)snprintf(dump + used, size - used,
-                                     "lease %llu generation=%llu "
-                                     "state=%llu\n",
-                                     (unsigned long long)i + 1,
-                                     (unsigned long long)qli_lease_generation(&leases[i]),
-                                     (unsigned long long)qli_lease_state(&leases[i]));
+                                     "lease %llu generation=%llu state=%d\n", (unsigned long long)i,
+                                     (unsigned long long)qli_lease_generation(slot),
+                                     (int)qli_lease_state(slot));
     }
     return used;
 }
