@@ -349,7 +349,7 @@ struct ql_meter_state {
 };
 
 struct ql_usage {
-    int64_t leases; /* held; one over its maximum age counts until an acquire finds it in the way */
+    int64_t leases; /* held, none of them over its maximum age */
     uint32_t limit_count;
     uint32_t meter_count;
     struct ql_limit_state limits[QL_LIMITS_MAX];

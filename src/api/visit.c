@@ -48,13 +48,14 @@ static enum ql_status copy_subjects(const struct qli_call *call, uint64_t shard,
     if (status != QL_OK)
         return status;
     for (; *count < BATCH && *next <= call->engine->geometry.shard_subjects; ++*next) {
-        const struct qli_subject *subject = qli_subject_at(&section, *next);
+        struct qli_subject *subject = qli_subject_at(&section, *next);
         if (qli_subject_kind(subject) != QLI_SUBJECT_USED)
             continue;
         status = qli_subject_key(&section, subject, copies[*count].key);
+        if (status == QL_OK)
+            status = qli_operation_report_locked(&section, call, subject, &copies[*count].usage);
         if (status != QL_OK)
             return qli_section_abandon(&section, status);
-        qli_operation_report(call, subject, &copies[*count].usage);
         ++*count;
     }
     qli_section_leave(&section);

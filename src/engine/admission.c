@@ -22,6 +22,7 @@
 struct suspects {
     uint64_t words[SUSPECTS_MAX];
     size_t count;
+    bool more; /* than there is room for */
 };
 
 static int64_t limit_used(const struct qli_call *call, size_t i, const struct qli_subject *subject)
@@ -90,39 +91,34 @@ static void suspect(struct suspects *suspects, uint64_t word)
         if (suspects->words[i] == word)
             return;
     }
-    if (suspects->count < SUSPECTS_MAX)
+    if (suspects->count == SUSPECTS_MAX)
+        suspects->more = true;
+    else
         suspects->words[suspects->count++] = word;
 }
 
-/* Ends the subject's leases that are over their age (each committed) and notes
- * the holders of the others. */
-static enum ql_status sift_leases(struct qli_section *section, const struct qli_call *call,
-                                  struct qli_subject *subject, struct suspects *suspects)
+/* Notes who holds the subject's leases. */
+static enum ql_status note_holders(const struct qli_section *section,
+                                   const struct qli_subject *subject, struct suspects *suspects)
 {
     uint64_t steps = qli_subject_lease_count(subject);
     for (uint64_t index = qli_subject_first_lease(subject); index != 0; steps--) {
         const struct qli_lease *lease = qli_lease_at(section, index);
-        if (lease == NULL || qli_lease_state(lease) != QLI_LEASE_HELD || steps == 0)
+        if (lease == NULL || steps == 0)
             return QL_E_CORRUPT;
-        uint64_t next = qli_lease_next(lease);
-        if (qli_lease_over_age(lease, call)) {
-            enum ql_status status = qli_lease_end_locked(section, index, QLI_LEASE_EXPIRED);
-            if (status != QL_OK)
-                return status;
-            qli_section_commit(section);
-        } else {
-            suspect(suspects, lease->holder);
-        }
-        index = next;
+        suspect(suspects, lease->holder);
+        index = qli_lease_next(lease);
     }
     return QL_OK;
 }
 
-/* No lock is held. *reaped: at least one was dead. */
+/* No lock is held. *reaped: another look may find a slot. */
 static enum ql_status reap_suspects(const struct qli_call *call, const struct suspects *suspects,
                                     bool *reaped)
 {
-    *reaped = false;
+    *reaped = suspects->more;
+    if (suspects->more)
+        return qli_operation_reap_dead(call);
     for (size_t i = 0; i < suspects->count; i++) {
         uint64_t word = suspects->words[i];
         if (qli_holder_alive(&call->engine->region, call->self, word))
@@ -185,7 +181,9 @@ static enum ql_status admit_once(const struct qli_call *call, const struct qli_n
         refusing = first_refusing(call, subject, admission);
         if (refusing != NOTHING_REFUSES && subject != NULL &&
             (call->limits->concurrent >> refusing & 1)) {
-            status = sift_leases(&section, call, subject, suspects);
+            status = qli_lease_expire_locked(&section, call, subject);
+            if (status == QL_OK)
+                status = note_holders(&section, subject, suspects);
             refusing = first_refusing(call, subject, admission);
         }
     }
@@ -207,16 +205,17 @@ enum ql_status qli_operation_admit(const struct qli_call *call, const struct qli
 {
     struct suspects suspects;
     suspects.count = 0;
+    suspects.more = false;
     enum ql_status answer = admit_once(call, name, admission, lease, verdict, &suspects);
-    bool reaped = false;
     enum ql_status status = QL_OK;
-    if (answer == QL_REFUSED && suspects.count > 0)
-        status = reap_suspects(call, &suspects, &reaped);
-    else if (answer == QL_E_FULL)
-        status = qli_operation_reap_dead(call);
+    bool again = false;
+    if (answer == QL_REFUSED && suspects.count > 0) {
+        status = reap_suspects(call, &suspects, &again);
+    } else if (answer == QL_E_FULL) {
+        status = qli_operation_make_room(call, qli_engine_shard_of(call->engine, name->hash));
+        again = true;
+    }
     if (status != QL_OK && status != QL_E_BUSY)
         return status;
-    if (reaped || answer == QL_E_FULL)
-        answer = admit_once(call, name, admission, lease, verdict, &suspects);
-    return answer;
+    return again ? admit_once(call, name, admission, lease, verdict, &suspects) : answer;
 }

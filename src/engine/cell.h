@@ -8,17 +8,41 @@
 #define QLI_ENGINE_CELL_H
 
 #include "engine/engine.h"
+#include "rules/limit.h"
 
 /* The day that a reader of that day works in. */
-int64_t qli_cell_day(const struct qli_cell *cell, int64_t day);
+static inline int64_t qli_cell_day(const struct qli_cell *cell, int64_t day)
+{
+    return (int64_t)cell->day > day ? (int64_t)cell->day : day;
+}
 
-/* The total of that day, as qli_cell_day corrects it, and of the one before. */
-int64_t qli_cell_total(const struct qli_cell *cell, int64_t day);
-int64_t qli_cell_yesterday(const struct qli_cell *cell, int64_t day);
+/* The total of that day, as qli_cell_day corrects it. */
+static inline int64_t qli_cell_total(const struct qli_cell *cell, int64_t day)
+{
+    return (int64_t)cell->day >= day ? (int64_t)cell->total : 0;
+}
+
+/* The total of the day before it. */
+static inline int64_t qli_cell_yesterday(const struct qli_cell *cell, int64_t day)
+{
+    int64_t yesterday = qli_cell_day(cell, day) - 1;
+    if ((int64_t)cell->day == yesterday)
+        return (int64_t)cell->total;
+    return (int64_t)cell->previous_day == yesterday ? (int64_t)cell->previous_total : 0;
+}
 
 /* Adds an amount, undoably. Stores: the old day and its total to previous, the
  * new day, its total; or the total alone. */
-void qli_cell_add_locked(struct qli_section *section, struct qli_cell *cell, int64_t day,
-                         int64_t amount);
+static inline void qli_cell_add_locked(struct qli_section *section, struct qli_cell *cell,
+                                       int64_t day, int64_t amount)
+{
+    int64_t total = qli_limit_add(qli_cell_total(cell, day), amount);
+    if ((int64_t)cell->day < day) {
+        qli_section_store(section, &cell->previous_day, cell->day);
+        qli_section_store(section, &cell->previous_total, cell->total);
+        qli_section_store(section, &cell->day, (uint64_t)day);
+    }
+    qli_section_store(section, &cell->total, (uint64_t)total);
+}
 
 #endif

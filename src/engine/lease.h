@@ -146,4 +146,8 @@ static inline enum ql_status qli_lease_end_locked(struct qli_section *section, u
     return QL_OK;
 }
 
+/* Ends the subject's leases that are over their age, each with a commit. */
+enum ql_status qli_lease_expire_locked(struct qli_section *section, const struct qli_call *call,
+                                       struct qli_subject *subject);
+
 #endif

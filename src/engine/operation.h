@@ -36,9 +36,10 @@ enum ql_status qli_operation_revoke(const struct qli_call *call, struct ql_lease
 enum ql_status qli_operation_usage(const struct qli_call *call, const struct qli_name *name,
                                    struct ql_usage *usage);
 
-/* Fills in what a subject has used; NULL is a subject that nobody knows. */
-void qli_operation_report(const struct qli_call *call, const struct qli_subject *subject,
-                          struct ql_usage *usage);
+/* Fills in what a subject has used, after ending its leases that are over their
+ * age; NULL is a subject that nobody knows. */
+enum ql_status qli_operation_report_locked(struct qli_section *section, const struct qli_call *call,
+                                           struct qli_subject *subject, struct ql_usage *usage);
 
 /* Ends the leases of a slot's generations up to the given one. */
 enum ql_status qli_operation_reap(const struct qli_call *call, uint64_t slot,
@@ -47,5 +48,8 @@ enum ql_status qli_operation_reap(const struct qli_call *call, uint64_t slot,
 /* Reaps every holder that is found dead. QL_E_BUSY: but for shards whose lock
  * is taken, which the next one looks at again. */
 enum ql_status qli_operation_reap_dead(const struct qli_call *call);
+
+/* Ends the leases of a full shard that nobody will give back. */
+enum ql_status qli_operation_make_room(const struct qli_call *call, uint64_t shard);
 
 #endif

@@ -49,12 +49,6 @@ enum ql_status qli_limit_validate(const struct ql_limit *limits, size_t count,
     return QL_OK;
 }
 
-int64_t qli_limit_add(int64_t a, int64_t b)
-{
-    int64_t sum;
-    return __builtin_add_overflow(a, b, &sum) ? INT64_MAX : sum;
-}
-
 struct ql_limit_state qli_limit_state(const struct ql_limit *limit, int64_t used, int64_t resets_at)
 {
     return (struct ql_limit_state){

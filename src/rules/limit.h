@@ -12,7 +12,11 @@ enum ql_status qli_limit_validate(const struct ql_limit *limits, size_t count,
                                   struct ql_error *error);
 
 /* a + b for amounts >= 0, at most 2^63-1. */
-int64_t qli_limit_add(int64_t a, int64_t b);
+static inline int64_t qli_limit_add(int64_t a, int64_t b)
+{
+    int64_t sum;
+    return __builtin_add_overflow(a, b, &sum) ? INT64_MAX : sum;
+}
 
 /* How one limit stands. A windowed one has resets_at > 0. */
 struct ql_limit_state qli_limit_state(const struct ql_limit *limit, int64_t used,

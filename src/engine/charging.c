@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Charge, settle, release and revoke: what is added to a meter, and how a lease
+ * ends. A death before an operation's commit leaves it undone.
+ */
+#include "engine/cell.h"
+#include "engine/lease.h"
+#include "engine/operation.h"
+
+static enum ql_status find_or_insert(struct qli_section *section, const struct qli_call *call,
+                                     const struct qli_name *name, uint64_t *index)
+{
+    enum ql_status status = qli_subject_find_locked(section, name, index);
+    if (status == QL_OK && *index == 0)
+        status = qli_subject_insert_locked(section, name, call->day, index);
+    return status;
+}
+
+/* Stores: the subject's, if it is new; the cell's; the commit. */
+static enum ql_status charge_once(const struct qli_call *call, const struct qli_name *name,
+                                  uint64_t shard, struct qli_amount amount)
+{
+    struct qli_section section;
+    enum ql_status status = qli_section_enter(call, shard, &section);
+    if (status != QL_OK)
+        return status;
+    uint64_t index;
+    status = find_or_insert(&section, call, name, &index);
+    if (status != QL_OK)
+        return qli_section_abandon(&section, status);
+    struct qli_cell *cell = &qli_subject_at(&section, index)->cells[amount.meter];
+    qli_cell_add_locked(&section, cell, call->day, amount.amount);
+    qli_section_commit(&section);
+    qli_section_leave(&section);
+    return QL_OK;
+}
+
+enum ql_status qli_operation_charge(const struct qli_call *call, const struct qli_name *name,
+                                    struct qli_amount amount)
+{
+    uint64_t shard = qli_engine_shard_of(call->engine, name->hash);
+    enum ql_status status = charge_once(call, name, shard, amount);
+    if (status != QL_E_FULL)
+        return status;
+    status = qli_operation_make_room(call, shard);
+    return status == QL_OK ? charge_once(call, name, shard, amount) : status;
+}
+
+static enum ql_status why_ended(const struct qli_lease *slot, uint64_t generation)
+{
+    if (slot->life == qli_lease_life(generation, QLI_LEASE_SETTLED))
+        return QL_E_SETTLED;
+    return QL_E_EXPIRED;
+}
+
+/* Enters the shard of a lease's slot. Only after QL_OK is it entered, and *slot
+ * is held with that generation. */
+static enum ql_status enter_lease(const struct qli_call *call, struct ql_lease lease,
+                                  struct qli_section *section, uint64_t *index)
+{
+    if (lease.epoch == 0 || lease.generation == 0)
+        return QL_E_INVALID;
+    if (lease.epoch != call->engine->epoch)
+        return QL_E_EXPIRED;
+    uint64_t shard = qli_lease_number_shard(lease.index);
+    if (shard >= call->engine->geometry.shard_count)
+        return QL_E_INVALID;
+    enum ql_status status = qli_section_enter(call, shard, section);
+    if (status != QL_OK)
+        return status;
+    *index = qli_lease_number_index(lease.index);
+    const struct qli_lease *slot = qli_lease_at(section, *index);
+    if (slot != NULL && slot->life == qli_lease_life(lease.generation, QLI_LEASE_HELD))
+        return QL_OK;
+    if (slot == NULL || qli_lease_generation(slot) < lease.generation)
+        status = QL_E_INVALID;
+    else
+        status = why_ended(slot, lease.generation);
+    qli_section_leave(section);
+    return status;
+}
+
+/* Stores: the cells'; the lease's end; the commit. */
+enum ql_status qli_operation_settle(const struct qli_call *call, struct ql_lease lease,
+                                    const struct qli_amount *amounts, size_t count)
+{
+    struct qli_section section;
+    uint64_t index;
+    enum ql_status status = enter_lease(call, lease, &section, &index);
+    if (status != QL_OK)
+        return status;
+    const struct qli_lease *slot = qli_lease_at(&section, index);
+    struct qli_subject *subject = qli_subject_at(&section, slot->subject);
+    if (subject == NULL)
+        return qli_section_abandon(&section, QL_E_CORRUPT);
+    if (slot->holder != call->self)
+        return qli_section_abandon(&section, QL_E_NOT_OWNER);
+    bool late = qli_lease_over_age(slot, call);
+    for (size_t i = 0; !late && i < count; i++)
+        qli_cell_add_locked(&section, &subject->cells[amounts[i].meter], call->day,
+                            amounts[i].amount);
+    status = qli_lease_end_locked(&section, index, late ? QLI_LEASE_EXPIRED : QLI_LEASE_SETTLED);
+    if (status != QL_OK)
+        return qli_section_abandon(&section, status);
+    qli_section_commit(&section);
+    qli_section_leave(&section);
+    return late ? QL_E_EXPIRED : QL_OK;
+}
+
+enum ql_status qli_operation_revoke(const struct qli_call *call, struct ql_lease lease)
+{
+    struct qli_section section;
+    uint64_t index;
+    enum ql_status status = enter_lease(call, lease, &section, &index);
+    if (status != QL_OK)
+        return status;
+    status = qli_lease_end_locked(&section, index, QLI_LEASE_REVOKED);
+    if (status != QL_OK)
+        return qli_section_abandon(&section, status);
+    qli_section_commit(&section);
+    qli_section_leave(&section);
+    return QL_OK;
+}

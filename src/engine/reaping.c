@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Ending the leases that nobody will give back: those of dead holders, and
+ * those over their maximum age. Each end is a commit of its own, so a death in
+ * between leaves the rest to the next one.
+ */
+#include "engine/lease.h"
+#include "engine/operation.h"
+
+static enum ql_status reap_shard(const struct qli_call *call, uint64_t shard, uint64_t slot,
+                                 uint64_t up_to_generation)
+{
+    struct qli_section section;
+    enum ql_status status = qli_section_enter(call, shard, &section);
+    if (status != QL_OK)
+        return status;
+    for (uint64_t i = 1; i <= section.shard->lease_top; i++) {
+        const struct qli_lease *lease = qli_lease_at(&section, i);
+        if (lease == NULL)
+            return qli_section_abandon(&section, QL_E_CORRUPT);
+        if (qli_lease_state(lease) != QLI_LEASE_HELD || qli_word_slot(lease->holder) != slot ||
+            qli_word_generation(lease->holder) > up_to_generation)
+            continue;
+        status = qli_lease_end_locked(&section, i, QLI_LEASE_REAPED);
+        if (status != QL_OK)
+            return qli_section_abandon(&section, status);
+        qli_section_commit(&section);
+    }
+    qli_section_leave(&section);
+    return QL_OK;
+}
+
+enum ql_status qli_operation_reap(const struct qli_call *call, uint64_t slot,
+                                  uint64_t up_to_generation)
+{
+    enum ql_status answer = QL_OK;
+    for (uint64_t shard = 0; shard < call->engine->geometry.shard_count; shard++) {
+        enum ql_status status = reap_shard(call, shard, slot, up_to_generation);
+        if (status == QL_E_CORRUPT)
+            return status;
+        if (status != QL_OK)
+            answer = status; /* a lock that is taken: the other shards need not wait for it */
+    }
+    return answer;
+}
+
+enum ql_status qli_operation_reap_dead(const struct qli_call *call)
+{
+    struct qli_region *region = &call->engine->region;
+    enum ql_status answer = QL_OK;
+    for (uint64_t slot = 0; slot < region->holder_count; slot++) {
+        struct qli_holder *holder = &region->holders[slot];
+        uint64_t attached = __atomic_load_n(&holder->attached, __ATOMIC_ACQUIRE);
+        if (attached == 0 || qli_holder_alive(region, call->self, qli_word_make(slot, attached)))
+            continue;
+        enum ql_status status = qli_operation_reap(call, slot, attached);
+        if (status == QL_E_CORRUPT)
+            return status;
+        if (status != QL_OK) {
+            answer = status;
+            continue;
+        }
+        __atomic_compare_exchange_n(&holder->attached, &attached, 0, false, __ATOMIC_RELEASE,
+                                    __ATOMIC_RELAXED);
+    }
+    return answer;
+}
+
+enum ql_status qli_lease_expire_locked(struct qli_section *section, const struct qli_call *call,
+                                       struct qli_subject *subject)
+{
+    if (call->boot_ns == 0)
+        return QL_OK;
+    uint64_t steps = qli_subject_lease_count(subject);
+    for (uint64_t index = qli_subject_first_lease(subject); index != 0; steps--) {
+        const struct qli_lease *lease = qli_lease_at(section, index);
+        if (lease == NULL || qli_lease_state(lease) != QLI_LEASE_HELD || steps == 0)
+            return QL_E_CORRUPT;
+        uint64_t next = qli_lease_next(lease);
+        if (qli_lease_over_age(lease, call)) {
+            enum ql_status status = qli_lease_end_locked(section, index, QLI_LEASE_EXPIRED);
+            if (status != QL_OK)
+                return status;
+            qli_section_commit(section);
+        }
+        index = next;
+    }
+    return QL_OK;
+}
+
+static enum ql_status expire_shard(const struct qli_call *call, uint64_t shard)
+{
+    struct qli_section section;
+    enum ql_status status = qli_section_enter(call, shard, &section);
+    if (status != QL_OK)
+        return status;
+    for (uint64_t i = 1; status == QL_OK && i <= section.shard->lease_top; i++) {
+        const struct qli_lease *lease = qli_lease_at(&section, i);
+        if (lease == NULL)
+            status = QL_E_CORRUPT;
+        else if (qli_lease_state(lease) == QLI_LEASE_HELD && qli_lease_over_age(lease, call)) {
+            status = qli_lease_end_locked(&section, i, QLI_LEASE_EXPIRED);
+            if (status == QL_OK)
+                qli_section_commit(&section);
+        }
+    }
+    if (status != QL_OK)
+        return qli_section_abandon(&section, status);
+    qli_section_leave(&section);
+    return QL_OK;
+}
+
+enum ql_status qli_operation_make_room(const struct qli_call *call, uint64_t shard)
+{
+    enum ql_status status = qli_operation_reap_dead(call);
+    if (status != QL_OK && status != QL_E_BUSY)
+        return status; /* busy: some other shard, whose room is no help here */
+    return call->boot_ns != 0 ? expire_shard(call, shard) : QL_OK;
+}
