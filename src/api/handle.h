@@ -24,9 +24,9 @@ static inline bool qli_handle_needs_preparing(struct qli_store *store, int64_t s
     struct qli_engine *engine = &store->engine;
     uint64_t since_tick_ns =
         (uint64_t)(system_ns - __atomic_load_n(&store->last_tick_ns, __ATOMIC_RELAXED));
-    return (since_tick_ns >= (uint64_t)QLI_TICK_NS) | (qli_holder_self(&engine->region) == 0) |
-           (__atomic_load_n(&store->lost, __ATOMIC_RELAXED) != 0) |
-           qli_region_corrupt(&engine->region) | qli_limits_stale(engine);
+    return since_tick_ns >= (uint64_t)QLI_TICK_NS || qli_holder_self(&engine->region) == 0 ||
+           __atomic_load_n(&store->lost, __ATOMIC_RELAXED) != 0 ||
+           qli_region_corrupt(&engine->region) || qli_limits_stale(engine);
 }
 
 /* Prepares a call: who we are, what time it is, which limits hold. */

@@ -173,7 +173,7 @@ static enum ql_status find_meters(const struct qli_call *call, const struct ql_c
     return QL_OK;
 }
 
-static enum ql_status try_settle(struct ql *ql, int64_t wait_ms, struct ql_lease lease,
+static enum ql_status try_settle(struct ql *ql, int64_t wait_ms, const struct ql_lease *lease,
                                  const struct ql_charge *charges, size_t count)
 {
     struct qli_call call;
@@ -183,7 +183,7 @@ static enum ql_status try_settle(struct ql *ql, int64_t wait_ms, struct ql_lease
         status = find_meters(&call, charges, count, amounts);
     if (status != QL_OK)
         return status;
-    if (lease.index == UNCOUNTED_INDEX && lease.epoch == call.engine->epoch)
+    if (lease->index == UNCOUNTED_INDEX && lease->epoch == call.engine->epoch)
         return count > 0 ? QL_E_FULL : QL_OK;
     return qli_operation_settle(&call, lease, amounts, count);
 }
@@ -195,9 +195,9 @@ enum ql_status ql_settle(struct ql *ql, struct ql_lease lease, const struct ql_c
         return QL_E_INVALID;
     void *token;
     enum ql_status status =
-        try_settle(ql, first_wait_ms(ql, ql->options.charge_wait_ms), lease, charges, count);
+        try_settle(ql, first_wait_ms(ql, ql->options.charge_wait_ms), &lease, charges, count);
     if (begins_to_wait(ql, status, ql->options.charge_wait_ms, &token)) {
-        status = try_settle(ql, ql->options.charge_wait_ms, lease, charges, count);
+        status = try_settle(ql, ql->options.charge_wait_ms, &lease, charges, count);
         ends_to_wait(ql, token);
     }
     return status;
@@ -212,7 +212,7 @@ static enum ql_status try_revoke(struct ql *ql, int64_t wait_ms, struct ql_lease
 {
     struct qli_call call;
     enum ql_status status = qli_handle_begin(ql, wait_ms, &call);
-    return status == QL_OK ? qli_operation_revoke(&call, lease) : status;
+    return status == QL_OK ? qli_operation_revoke(&call, &lease) : status;
 }
 
 enum ql_status ql_revoke(struct ql *ql, struct ql_lease lease)

@@ -55,33 +55,33 @@ static enum ql_status why_ended(const struct qli_lease *slot, uint64_t generatio
 
 /* Enters the shard of a lease's slot. Only after QL_OK is it entered, and *slot
  * is held with that generation. */
-static enum ql_status enter_lease(const struct qli_call *call, struct ql_lease lease,
+static enum ql_status enter_lease(const struct qli_call *call, const struct ql_lease *lease,
                                   struct qli_section *section, uint64_t *index)
 {
-    if (lease.epoch == 0 || lease.generation == 0)
+    if (lease->epoch == 0 || lease->generation == 0)
         return QL_E_INVALID;
-    if (lease.epoch != call->engine->epoch)
+    if (lease->epoch != call->engine->epoch)
         return QL_E_EXPIRED;
-    uint64_t shard = qli_lease_number_shard(lease.index);
+    uint64_t shard = qli_lease_number_shard(lease->index);
     if (shard >= call->engine->geometry.shard_count)
         return QL_E_INVALID;
     enum ql_status status = qli_section_enter(call, shard, section);
     if (status != QL_OK)
         return status;
-    *index = qli_lease_number_index(lease.index);
+    *index = qli_lease_number_index(lease->index);
     const struct qli_lease *slot = qli_lease_at(section, *index);
-    if (slot != NULL && slot->life == qli_lease_life(lease.generation, QLI_LEASE_HELD))
+    if (slot != NULL && slot->life == qli_lease_life(lease->generation, QLI_LEASE_HELD))
         return QL_OK;
-    if (slot == NULL || qli_lease_generation(slot) < lease.generation)
+    if (slot == NULL || qli_lease_generation(slot) < lease->generation)
         status = QL_E_INVALID;
     else
-        status = why_ended(slot, lease.generation);
+        status = why_ended(slot, lease->generation);
     qli_section_leave(section);
     return status;
 }
 
 /* Stores: the cells'; the lease's end; the commit. */
-enum ql_status qli_operation_settle(const struct qli_call *call, struct ql_lease lease,
+enum ql_status qli_operation_settle(const struct qli_call *call, const struct ql_lease *lease,
                                     const struct qli_amount *amounts, size_t count)
 {
     struct qli_section section;
@@ -107,7 +107,7 @@ enum ql_status qli_operation_settle(const struct qli_call *call, struct ql_lease
     return late ? QL_E_EXPIRED : QL_OK;
 }
 
-enum ql_status qli_operation_revoke(const struct qli_call *call, struct ql_lease lease)
+enum ql_status qli_operation_revoke(const struct qli_call *call, const struct ql_lease *lease)
 {
     struct qli_section section;
     uint64_t index;

@@ -164,7 +164,7 @@ enum ql_status qli_engine_bind(struct qli_engine *engine, struct ql_error *error
 enum ql_status qli_section_abandon(struct qli_section *section, enum ql_status status)
 {
     struct qli_region *region = &section->engine->region;
-    if (status == QL_E_CORRUPT || qli_guard_rollback(region, section->guard) != QL_OK)
+    if (status == QL_E_CORRUPT || qli_guard_rollback(region, section->log.guard) != QL_OK)
         status = qli_region_poison(region);
     qli_section_leave(section);
     return status;

@@ -65,8 +65,7 @@ struct qli_call {
 /* A shard whose lock is held. */
 struct qli_section {
     struct qli_engine *engine;
-    uint64_t stores; /* since the last commit; what the guard's undo_count is */
-    struct qli_guard *guard;
+    struct qli_log log;      /* with the guard */
     struct qli_shard *shard; /* the head; the rest of the shard lies behind it */
     uint64_t index;          /* of the shard */
 };
@@ -93,11 +92,10 @@ static inline enum ql_status qli_section_enter(const struct qli_call *call, uint
 {
     struct qli_engine *engine = call->engine;
     section->engine = engine;
-    section->stores = 0;
-    section->guard = &engine->region.guards[1 + shard];
+    section->log = qli_log_of(&engine->region, &engine->region.guards[1 + shard]);
     section->shard = qli_engine_shard(engine, shard);
     section->index = shard;
-    return qli_guard_enter(&engine->region, section->guard, call->self, call->wait_ms);
+    return qli_guard_enter(&engine->region, section->log.guard, call->self, call->wait_ms);
 }
 
 static inline uint64_t qli_engine_shard_of(const struct qli_engine *engine, uint64_t hash)
@@ -107,18 +105,17 @@ static inline uint64_t qli_engine_shard_of(const struct qli_engine *engine, uint
 
 static inline void qli_section_store(struct qli_section *section, uint64_t *field, uint64_t value)
 {
-    qli_guard_store(&section->engine->region, section->guard, section->stores++, field, value);
+    qli_log_store(&section->log, field, value);
 }
 
 static inline void qli_section_commit(struct qli_section *section)
 {
-    qli_guard_commit(section->guard);
-    section->stores = 0;
+    qli_log_commit(&section->log);
 }
 
 static inline void qli_section_leave(struct qli_section *section)
 {
-    qli_guard_leave(section->guard);
+    qli_guard_leave(section->log.guard);
 }
 
 /* Takes back what is not committed and leaves; damage poisons the region.

@@ -97,21 +97,23 @@ static inline enum ql_status qli_lease_take_locked(struct qli_section *section,
     if (lease == NULL || qli_lease_state(lease) == QLI_LEASE_HELD ||
         (first_index != 0 && first == NULL))
         return QL_E_CORRUPT;
+    struct qli_log log = section->log;
     lease->subject = subject_index;
     lease->holder = call->self;
     lease->deadline_ns = (uint64_t)deadline_ns;
     lease->since_ns = (uint64_t)call->now_ns;
     if (section->shard->lease_free != 0)
-        qli_section_store(section, &section->shard->lease_free, qli_lease_next(lease));
+        qli_log_store(&log, &section->shard->lease_free, qli_lease_next(lease));
     else
-        qli_section_store(section, &section->shard->lease_top, *index);
-    qli_section_store(section, &lease->life,
-                      qli_lease_life(qli_lease_generation(lease) + 1, QLI_LEASE_HELD));
-    qli_section_store(section, &lease->links, qli_lease_links(first_index, 0));
+        qli_log_store(&log, &section->shard->lease_top, *index);
+    qli_log_store(&log, &lease->life,
+                  qli_lease_life(qli_lease_generation(lease) + 1, QLI_LEASE_HELD));
+    qli_log_store(&log, &lease->links, qli_lease_links(first_index, 0));
     if (first != NULL)
-        qli_section_store(section, &first->links, qli_lease_links(qli_lease_next(first), *index));
-    qli_section_store(section, &subject->leases,
-                      qli_subject_leases(*index, qli_subject_lease_count(subject) + 1));
+        qli_log_store(&log, &first->links, qli_lease_links(qli_lease_next(first), *index));
+    qli_log_store(&log, &subject->leases,
+                  qli_subject_leases(*index, qli_subject_lease_count(subject) + 1));
+    section->log = log;
     return QL_OK;
 }
 
@@ -129,20 +131,21 @@ static inline enum ql_status qli_lease_end_locked(struct qli_section *section, u
     if (subject == NULL || (next_index != 0 && next == NULL) ||
         (previous_index != 0 && previous == NULL) || qli_subject_lease_count(subject) == 0)
         return QL_E_CORRUPT;
+    struct qli_log log = section->log;
     uint64_t first_index = qli_subject_first_lease(subject);
     if (previous != NULL)
-        qli_section_store(section, &previous->links,
-                          qli_lease_links(next_index, qli_lease_previous(previous)));
+        qli_log_store(&log, &previous->links,
+                      qli_lease_links(next_index, qli_lease_previous(previous)));
     else
         first_index = next_index;
     if (next != NULL)
-        qli_section_store(section, &next->links,
-                          qli_lease_links(qli_lease_next(next), previous_index));
-    qli_section_store(section, &subject->leases,
-                      qli_subject_leases(first_index, qli_subject_lease_count(subject) - 1));
-    qli_section_store(section, &lease->life, qli_lease_life(qli_lease_generation(lease), how));
-    qli_section_store(section, &lease->links, qli_lease_links(section->shard->lease_free, 0));
-    qli_section_store(section, &section->shard->lease_free, index);
+        qli_log_store(&log, &next->links, qli_lease_links(qli_lease_next(next), previous_index));
+    qli_log_store(&log, &subject->leases,
+                  qli_subject_leases(first_index, qli_subject_lease_count(subject) - 1));
+    qli_log_store(&log, &lease->life, qli_lease_life(qli_lease_generation(lease), how));
+    qli_log_store(&log, &lease->links, qli_lease_links(section->shard->lease_free, 0));
+    qli_log_store(&log, &section->shard->lease_free, index);
+    section->log = log;
     return QL_OK;
 }
 

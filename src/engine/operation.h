@@ -28,10 +28,10 @@ struct qli_amount {
 enum ql_status qli_operation_charge(const struct qli_call *call, const struct qli_name *name,
                                     struct qli_amount amount);
 
-enum ql_status qli_operation_settle(const struct qli_call *call, struct ql_lease lease,
+enum ql_status qli_operation_settle(const struct qli_call *call, const struct ql_lease *lease,
                                     const struct qli_amount *amounts, size_t count);
 
-enum ql_status qli_operation_revoke(const struct qli_call *call, struct ql_lease lease);
+enum ql_status qli_operation_revoke(const struct qli_call *call, const struct ql_lease *lease);
 
 enum ql_status qli_operation_usage(const struct qli_call *call, const struct qli_name *name,
                                    struct ql_usage *usage);

@@ -29,7 +29,7 @@
 #define QLI_BOOT_ID_SIZE 40
 #define QLI_UUID_SIZE 16
 #define QLI_PARAMS 16
-#define QLI_UNDO_MAX 64u /* a power of two */
+#define QLI_UNDO_MAX 64u
 #define QLI_CACHE_LINE 64u
 
 struct qli_region_header {

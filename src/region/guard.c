@@ -114,7 +114,8 @@ enum ql_status qli_guard_rollback(struct qli_region *region, struct qli_guard *g
         atomic_signal_fence(memory_order_seq_cst);
         *(uint64_t *)(region->base + offset) = guard->undo[n - 1].old;
     }
-    qli_guard_commit(guard);
+    atomic_signal_fence(memory_order_seq_cst);
+    guard->undo_count = 0;
     return QL_OK;
 }
 

@@ -18,7 +18,7 @@
  * the word has changed. (Should the store reach memory later than the waiter's
  * system call, the waiter sleeps its 5 ms out.)
  *
- * Changes go through qli_guard_store, in this order:
+ * Changes go through qli_log_store, in this order:
  *   1. undo[n] = (offset, old value)   a death after it: not in the log, nothing changed
  *   2. undo_count = n + 1              a death after it: the old value is put over itself
  *   3. the word itself                 a death after it: the old value is put back
@@ -31,6 +31,7 @@
 #ifndef QLI_REGION_GUARD_H
 #define QLI_REGION_GUARD_H
 
+#include <assert.h>
 #include <stdatomic.h>
 
 #include "region/region.h"
@@ -76,27 +77,42 @@ static inline enum ql_status qli_guard_enter(struct qli_region *region, struct q
     return QL_OK;
 }
 
-/* Stores value in a word of the body, undoable until the commit. n is the
- * number of stores since the last one, known to the caller so that no store has
- * to wait for reading back what the one before it wrote. */
-static inline void qli_guard_store(const struct qli_region *region, struct qli_guard *guard,
-                                   uint64_t n, uint64_t *field, uint64_t value)
+/* The undo log of a guard that is held, as its holder writes it. count is the
+ * guard's undo_count, kept here so that no store waits for reading it back. A
+ * function with several stores copies the log and puts the copy back at its
+ * end: nobody else has the copy's address, so it stays in registers. */
+struct qli_log {
+    const unsigned char *base; /* of the region */
+    struct qli_guard *guard;
+    uint64_t count;
+};
+
+static inline struct qli_log qli_log_of(const struct qli_region *region, struct qli_guard *guard)
 {
-    n &= QLI_UNDO_MAX - 1;
-    guard->undo[n].offset = (uint64_t)((unsigned char *)field - region->base);
-    guard->undo[n].old = *field;
+    return (struct qli_log){.base = region->base, .guard = guard};
+}
+
+/* Stores value in a word of the body, undoable until the commit. */
+static inline void qli_log_store(struct qli_log *log, uint64_t *field, uint64_t value)
+{
+    assert(log->count < QLI_UNDO_MAX);
+    struct qli_guard *guard = log->guard;
+    struct qli_undo_entry *entry = &guard->undo[log->count++];
+    entry->offset = (uint64_t)((unsigned char *)field - log->base);
+    entry->old = *field;
     atomic_signal_fence(memory_order_seq_cst);
-    guard->undo_count = n + 1;
+    guard->undo_count = log->count;
     atomic_signal_fence(memory_order_seq_cst);
     *field = value;
 }
 
 /* Makes all stores since the lock was taken (or since the last commit) final. */
-static inline void qli_guard_commit(struct qli_guard *guard)
+static inline void qli_log_commit(struct qli_log *log)
 {
     atomic_signal_fence(memory_order_seq_cst);
-    guard->undo_count = 0;
+    log->guard->undo_count = 0;
     atomic_signal_fence(memory_order_seq_cst);
+    log->count = 0;
 }
 
 /* Takes back all stores since the last commit. QL_E_CORRUPT: the log makes no

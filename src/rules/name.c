@@ -47,38 +47,44 @@ static bool is_plain(unsigned char byte)
     return byte >= 0x20 && byte < 0x7f && byte != '/' && byte != '%';
 }
 
-/* The high bit of each byte of the result is set where the word has the byte
- * (bytes above the first hit may be set too). */
-static uint64_t has_byte(uint64_t word, unsigned char byte)
+/* Sixteen bytes at a time, by the compiler's vectors. */
+typedef signed char vector __attribute__((vector_size(16)));
+
+static bool is_plain_vector(vector bytes)
 {
-    const uint64_t ones = UINT64_C(0x0101010101010101);
-    uint64_t zero_where_equal = word ^ ones * byte;
-    return (zero_where_equal - ones) & ~zero_where_equal;
+    vector other = (bytes < 0x20) | (bytes == 0x7f) | (bytes == '/') | (bytes == '%');
+    uint64_t halves[2];
+    memcpy(halves, &other, sizeof halves);
+    return (halves[0] | halves[1]) == 0;
 }
 
-/* High bits are set where a byte of the eight is not plain; see has_byte. */
-static uint64_t not_plain(const char *text)
+/* Two times size bytes at most, of which the two halves may overlap. */
+static bool ends_are_plain(const char *first, const char *last, size_t size)
 {
-    const uint64_t ones = UINT64_C(0x0101010101010101);
-    uint64_t word;
-    memcpy(&word, text, sizeof word);
-    uint64_t control = (word - ones * 0x20) & ~word;
-    uint64_t delete_or_high = word | (word + ones);
-    return control | delete_or_high | has_byte(word, '/') | has_byte(word, '%');
+    vector bytes;
+    memset(&bytes, 'a', sizeof bytes);
+    memcpy(&bytes, first, size);
+    memcpy((char *)&bytes + sizeof bytes - size, last, size);
+    return is_plain_vector(bytes);
 }
 
 static bool text_is_plain(const char *text, size_t length)
 {
-    size_t i = 0;
-    if (length < sizeof(uint64_t)) {
-        while (i < length && is_plain((unsigned char)text[i]))
-            i++;
-        return i == length;
+    const char *end = text + length;
+    vector bytes;
+    if (length < 4)
+        return ends_are_plain(text, text, length);
+    if (length < 8)
+        return ends_are_plain(text, end - 4, 4);
+    if (length < 16)
+        return ends_are_plain(text, end - 8, 8);
+    for (; end - text > 16; text += 16) {
+        memcpy(&bytes, text, sizeof bytes);
+        if (!is_plain_vector(bytes))
+            return false;
     }
-    uint64_t found = not_plain(text + length - sizeof(uint64_t));
-    for (; i + sizeof(uint64_t) < length; i += sizeof(uint64_t))
-        found |= not_plain(text + i);
-    return (found & UINT64_C(0x8080808080808080)) == 0;
+    memcpy(&bytes, end - 16, sizeof bytes);
+    return is_plain_vector(bytes);
 }
 
 static size_t parse_subject(const unsigned char *text, uint32_t *levels)

@@ -65,9 +65,10 @@ static struct qli_guard *enter_lock(struct qli_engine *engine)
     KT_CHECK(guard->word == 0, "the lock is taken");
     guard->word = qli_word_make(slot, region->holders[slot].generation);
     struct qli_shard *shard = qli_engine_shard(engine, 0);
-    qli_guard_store(region, guard, 0, &shard->subject_count, 77);
-    qli_guard_store(region, guard, 1, &shard->lease_free, 7);
-    qli_guard_store(region, guard, 2, &shard->lease_free, 6);
+    struct qli_log log = qli_log_of(region, guard);
+    qli_log_store(&log, &shard->subject_count, 77);
+    qli_log_store(&log, &shard->lease_free, 7);
+    qli_log_store(&log, &shard->lease_free, 6);
     return guard;
 }
 

@@ -68,6 +68,30 @@ static void invalid_subjects(void **state)
     assert_int_equal(qli_name_subject(NULL, &levels), 0);
 }
 
+/* Whatever the length, and wherever in it the byte stands. */
+static void each_byte_is_looked_at(void **state)
+{
+    (void)state;
+    uint32_t levels;
+    for (size_t length = 1; length <= 70; length++) {
+        for (size_t at = 0; at < length; at++) {
+            char text[71];
+            memset(text, 'x', length);
+            text[length] = '\0';
+            assert_int_equal(qli_name_subject(text, &levels), length);
+            const char bad[] = {'\x1f', '\x01', '\x7f', '\xff', '\x80', '%'};
+            for (size_t i = 0; i < sizeof bad; i++) {
+                text[at] = bad[i];
+                assert_int_equal(qli_name_subject(text, &levels), 0);
+            }
+            text[at] = '/';
+            bool inside = at > 0 && at + 1 < length;
+            assert_int_equal(qli_name_subject(text, &levels), inside ? length : 0);
+            assert_true(!inside || levels == 2);
+        }
+    }
+}
+
 static void length_is_bounded(void **state)
 {
     (void)state;
@@ -132,6 +156,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(valid_subjects),
         cmocka_unit_test(invalid_subjects),
+        cmocka_unit_test(each_byte_is_looked_at),
         cmocka_unit_test(length_is_bounded),
         cmocka_unit_test(names),
         cmocka_unit_test(siphash_takes_length_and_key_in),
