@@ -4,6 +4,7 @@
  */
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -104,6 +105,7 @@ static pid_t fork_holder(struct ql *ql, int said)
     if (pid != 0)
         return pid;
     struct ql_lease lease;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     char done = ql_acquire(ql, "alice", &lease, NULL) == QL_OK;
     if (write(said, &done, 1) != 1)
         _exit(1);
