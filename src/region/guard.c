@@ -17,8 +17,9 @@
 #include "base/clock.h"
 #include "region/holder.h"
 
-#define SPINS 100
-#define NAP_NS (5 * QLI_NS_PER_MS)
+#define PAUSES_MAX 64
+#define FIRST_NAP_NS (QLI_NS_PER_MS / 4)
+#define LAST_NAP_NS (5 * QLI_NS_PER_MS)
 
 static void pause_cpu(void)
 {
@@ -52,12 +53,14 @@ void qli_guard_leave_slow(struct qli_guard *guard)
     syscall(SYS_futex, futex_half(guard), FUTEX_WAKE, 1, NULL, NULL, 0);
 }
 
-/* Sets the waiters bit and sleeps until woken or 5 ms are over. Whoever has
- * slept keeps the bit when it takes the lock: there may be more sleepers. */
+/* Sets the waiters bit and sleeps until woken or its nap is over, which is longer
+ * each time. Whoever has slept keeps the bit when it takes the lock: there may
+ * be more sleepers. */
 static enum ql_status wait_for_word(struct qli_region *region, struct qli_guard *guard,
                                     uint64_t self, int64_t wait_ms)
 {
     int64_t deadline_ns = qli_clock_boot_ns() + wait_ms * QLI_NS_PER_MS;
+    int64_t nap_ns = FIRST_NAP_NS;
     for (;;) {
         uint64_t seen = __atomic_load_n(&guard->word, __ATOMIC_RELAXED);
         if (seen == 0) {
@@ -70,7 +73,8 @@ static enum ql_status wait_for_word(struct qli_region *region, struct qli_guard 
         seen |= QLI_WORD_WAITERS;
         int64_t left_ns = deadline_ns - qli_clock_boot_ns();
         if (left_ns > 0)
-            nap(guard, seen, left_ns < NAP_NS ? left_ns : NAP_NS);
+            nap(guard, seen, left_ns < nap_ns ? left_ns : nap_ns);
+        nap_ns = nap_ns < LAST_NAP_NS / 2 ? nap_ns * 2 : LAST_NAP_NS;
         if (__atomic_load_n(&guard->word, __ATOMIC_RELAXED) != seen)
             continue;
         if (!qli_holder_alive(region, self, seen)) {
@@ -92,12 +96,14 @@ static enum ql_status take_from_dead(struct qli_region *region, struct qli_guard
     return take(guard, seen, self | (seen & QLI_WORD_WAITERS)) ? QL_OK : QL_E_BUSY;
 }
 
+/* Looks ever more rarely: each look takes the word's cache line from the holder. */
 static bool spin_for_word(struct qli_guard *guard, uint64_t self)
 {
-    for (int i = 0; i < SPINS; i++) {
+    for (int pauses = 1; pauses <= PAUSES_MAX; pauses += pauses) {
         if (__atomic_load_n(&guard->word, __ATOMIC_RELAXED) == 0 && take(guard, 0, self))
             return true;
-        pause_cpu();
+        for (int i = 0; i < pauses; i++)
+            pause_cpu();
     }
     return false;
 }

@@ -7,16 +7,18 @@
  *
  *     generation (47 bits) | holder slot + 1 (16 bits) | waiters (1 bit)
  *
- * taken by compare-and-swap, waited for by futex on its low half. The wait
- * ends after 5 ms in any case, because an unlocker can die between giving the
- * word up and waking; then the waiter asks whether the owner is alive, and
- * takes the word over from one that is proven dead. One that is stopped is not
- * dead: waiters give up at their deadline.
+ * taken by compare-and-swap, waited for by futex on its low half in naps of a
+ * quarter of a millisecond to 5 ms, because an unlocker can die between giving
+ * the word up and waking. After each nap the waiter asks whether the owner is
+ * alive, and takes the word over from one that is proven dead. One that is
+ * stopped is not dead: waiters give up at their deadline.
  *
  * Giving up is a plain store where nobody waits: a waiter that sets its bit
  * between the look and the store finds, before the kernel lets it sleep, that
  * the word has changed. (Should the store reach memory later than the waiter's
- * system call, the waiter sleeps its 5 ms out.)
+ * system call, the waiter sleeps its nap out: about once in a million calls of
+ * two processes that do nothing else. An exchange would prevent it, at 7 ns for
+ * every call.)
  *
  * Changes go through qli_log_store, in this order:
  *   1. undo[n] = (offset, old value)   a death after it: not in the log, nothing changed
