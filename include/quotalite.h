@@ -214,7 +214,9 @@ struct ql;
  * (mode 0700) if it is missing. options may be NULL. On success *ql is the
  * caller's, to be given to ql_close. On failure *ql is NULL and *error, if not
  * NULL, says what to do. Blocks while another process makes or enters the
- * same store, 5 s at most (then QL_E_BUSY).
+ * same store, 5 s at most (then QL_E_BUSY). One that is stopped inside the lock
+ * of a shard is in nobody's way here, unless no holder's slot is free but those
+ * of the dead whose leases that lock covers (QL_E_BUSY after 1 s).
  *
  * QL_E_INVALID, QL_E_LIMITS, QL_E_VERSION, QL_E_CLOCK, QL_E_CORRUPT,
  * QL_E_STORE, QL_E_BUSY, QL_E_FULL, QL_E_SYSTEM, QL_E_NOMEM. */

@@ -17,7 +17,7 @@
 #include "engine/operation.h"
 #include "region/attach.h"
 
-#define REGISTER_WAIT_MS 5000
+#define DETACH_WAIT_MS 100
 
 static pthread_mutex_t table_mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct qli_store *table;
@@ -61,15 +61,15 @@ static void watch_forks(void)
 
 /* ---- registering --------------------------------------------------------- */
 
-static struct qli_call bare_call(struct qli_engine *engine, uint64_t self)
+static struct qli_call bare_call(struct qli_engine *engine, uint64_t self, int64_t wait_ms)
 {
-    return (struct qli_call){.engine = engine, .self = self, .wait_ms = REGISTER_WAIT_MS};
+    return (struct qli_call){.engine = engine, .self = self, .wait_ms = wait_ms};
 }
 
 static enum ql_status reap_former_owner(void *context, uint64_t self)
 {
     struct qli_store *store = context;
-    struct qli_call call = bare_call(&store->engine, self);
+    struct qli_call call = bare_call(&store->engine, self, -1);
     return qli_operation_reap(&call, qli_word_slot(self), qli_word_generation(self) - 1);
 }
 
@@ -146,8 +146,7 @@ enum ql_status qli_store_tick(struct qli_store *store, uint64_t self, int64_t ca
         lose(store, lost);
         return lost;
     }
-    struct qli_call call = bare_call(&store->engine, self);
-    call.wait_ms = -1;
+    struct qli_call call = bare_call(&store->engine, self, -1);
     /* A lock that is taken just now leaves the dead to the next tick. */
     (void)qli_operation_reap_dead(&call);
     return QL_OK;
@@ -250,7 +249,7 @@ static void detach(struct qli_store *store)
     uint64_t self = qli_holder_self(region);
     if (self == 0)
         return;
-    struct qli_call call = bare_call(&store->engine, self);
+    struct qli_call call = bare_call(&store->engine, self, DETACH_WAIT_MS);
     if (qli_operation_reap(&call, qli_word_slot(self), qli_word_generation(self)) == QL_OK)
         qli_holder_detach(region);
 }

@@ -4,30 +4,30 @@
  *   1. the byte's lock (kernel)   a death after it: the kernel drops it
  *   2. generation + 1             a death after it: all older generations are dead for everybody
  *   3. words of guards that older generations of the slot died in, repaired
- *   4. leases of older generations of the slot, reaped
+ *   4. leases of older generations of the slot, reaped, unless attached is 0: it has none
  *   5. pid, attached = generation a death before it: attached has the old value, so a tick
  *                                 still finds what 4 had not reaped
  *   6. self->word                 from here on the process may take locks and leases
  * In the other order, 2 after 3, a death between the two would leave a lock
  * word that the slot's next owner takes for its own, for ever.
+ *
+ * 4 needs the lock of every shard, and one of them may be held by a process
+ * that is stopped. So slots that were left clean come first. One that was not
+ * may be given back between any two steps, as a death there would do it.
  */
 #include "region/holder.h"
 
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "region/guard.h"
 #include "region/lockfile.h"
 
-static bool take_slot(struct qli_region *region, int token_fd, uint64_t *slot)
-{
-    for (*slot = 0; *slot < region->holder_count; ++*slot) {
-        if (qli_lockfile_take(token_fd, QLI_BYTE_HOLDERS + *slot))
-            return true;
-    }
-    return false;
-}
+/* Well below what others wait for ATTACH, which is ours meanwhile. */
+#define TAKE_OVER_WAIT_NS QLI_NS_PER_SECOND
 
 static uint64_t raise_generation(struct qli_region *region, uint64_t slot)
 {
@@ -37,26 +37,82 @@ static uint64_t raise_generation(struct qli_region *region, uint64_t slot)
     return qli_word_make(slot, generation);
 }
 
-enum ql_status qli_holder_register(struct qli_region *region, int token_fd, qli_holder_reaper reap,
-                                   void *context, struct ql_error *error)
+/* attached is lowered by whoever has reaped, and raised only by who has the byte. */
+static bool is_clean(const struct qli_region *region, uint64_t slot)
 {
-    uint64_t slot;
-    if (!take_slot(region, token_fd, &slot))
-        return qli_error(error, QL_E_FULL, 0,
+    return __atomic_load_n(&region->holders[slot].attached, __ATOMIC_ACQUIRE) == 0;
+}
+
+static enum ql_status take_over(struct qli_region *region, uint64_t slot, qli_holder_reaper reap,
+                                void *context, uint64_t *self)
+{
+    *self = raise_generation(region, slot);
+    enum ql_status status = qli_guard_inherit(region, *self);
+    return status == QL_OK && !is_clean(region, slot) ? reap(context, *self) : status;
+}
+
+/* Takes the first free slot (that is clean, if clean is set) whose former
+ * owner's leases can be reaped. QL_E_FULL: none is free. QL_E_BUSY. */
+static enum ql_status take_slot(struct qli_region *region, int token_fd, bool clean,
+                                qli_holder_reaper reap, void *context, uint64_t *self)
+{
+    enum ql_status answer = QL_E_FULL;
+    for (uint64_t slot = 0; slot < region->holder_count; slot++) {
+        if ((clean && !is_clean(region, slot)) ||
+            !qli_lockfile_take(token_fd, QLI_BYTE_HOLDERS + slot))
+            continue;
+        enum ql_status status = take_over(region, slot, reap, context, self);
+        if (status == QL_OK)
+            return QL_OK;
+        qli_lockfile_give(token_fd, QLI_BYTE_HOLDERS + slot);
+        answer = status;
+        if (status != QL_E_BUSY)
+            break;
+    }
+    return answer;
+}
+
+static enum ql_status find_slot(struct qli_region *region, int token_fd, qli_holder_reaper reap,
+                                void *context, uint64_t *self)
+{
+    int64_t deadline_ns = qli_clock_boot_ns() + TAKE_OVER_WAIT_NS;
+    for (;;) {
+        enum ql_status status = take_slot(region, token_fd, true, reap, context, self);
+        if (status == QL_E_FULL)
+            status = take_slot(region, token_fd, false, reap, context, self);
+        if (status != QL_E_BUSY || qli_clock_boot_ns() > deadline_ns)
+            return status;
+        struct timespec nap = {.tv_sec = 0, .tv_nsec = QLI_NS_PER_MS};
+        nanosleep(&nap, NULL);
+    }
+}
+
+static enum ql_status report_no_slot(const struct qli_region *region, enum ql_status status,
+                                     struct ql_error *error)
+{
+    if (status == QL_E_FULL)
+        return qli_error(error, status, 0,
                          "all %llu holder slots are taken: make the store with a larger "
                          "max_holders",
                          (unsigned long long)region->holder_count);
-    uint64_t self = raise_generation(region, slot);
-    enum ql_status status = qli_guard_inherit(region, self);
-    if (status == QL_OK)
-        status = reap(context, self);
-    if (status != QL_OK) {
-        qli_lockfile_give(token_fd, QLI_BYTE_HOLDERS + slot);
-        return qli_error(error, status, 0, "cannot take over the slot of a dead process: %s",
-                         ql_status_text(status));
-    }
-    region->holders[slot].pid = (uint64_t)getpid();
-    __atomic_store_n(&region->holders[slot].attached, qli_word_generation(self), __ATOMIC_RELEASE);
+    if (status == QL_E_BUSY)
+        return qli_error(error, status, 0,
+                         "every free holder slot has leases of a dead process, and a process that "
+                         "does not go on holds a lock: is it stopped?");
+    return qli_error(error, status, 0, "cannot take over the slot of a dead process: %s",
+                     ql_status_text(status));
+}
+
+enum ql_status qli_holder_register(struct qli_region *region, int token_fd, qli_holder_reaper reap,
+                                   void *context, struct ql_error *error)
+{
+    uint64_t self;
+    enum ql_status status = find_slot(region, token_fd, reap, context, &self);
+    if (status != QL_OK)
+        return report_no_slot(region, status, error);
+    struct qli_holder *holder = &region->holders[qli_word_slot(self)];
+    holder->pid = (uint64_t)getpid();
+    __atomic_store_n(&holder->attached, qli_word_generation(self), __ATOMIC_RELEASE);
     region->token_fd = token_fd;
     __atomic_store_n(&region->self->word, self, __ATOMIC_RELEASE);
     return QL_OK;

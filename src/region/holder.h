@@ -11,14 +11,16 @@
 #include "region/region.h"
 
 /* Called while a slot is taken over: ends what earlier generations of self's
- * slot still hold. */
+ * slot still hold. Does not wait for a lock: QL_E_BUSY says that one is taken,
+ * and then it is called again, for this slot or another. */
 typedef enum ql_status (*qli_holder_reaper)(void *context, uint64_t self);
 
 /* Makes this process a holder: token_fd (a descriptor of the lock file of its
  * own, which becomes the region's on success) takes a free byte; then the
  * slot's generation rises, the guards that the slot's former owner died in are
  * repaired, its leases are reaped, and the process is known. The caller has the
- * mutex of region->self. QL_E_FULL: all slots are taken. */
+ * mutex of region->self. QL_E_FULL: all slots are taken. QL_E_BUSY: all free
+ * ones have leases that cannot be reaped now, as somebody stays in a lock. */
 enum ql_status qli_holder_register(struct qli_region *region, int token_fd, qli_holder_reaper reap,
                                    void *context, struct ql_error *error);
 

@@ -30,10 +30,16 @@ void kt_operations_reset_clock(void)
 
 /* ---- pieces -------------------------------------------------------------- */
 
-static void open_store(const char *directory)
+static void open_store_for(const char *directory, uint32_t holders)
 {
     struct ql_options options = kt_options(clock_ns, SLOTS, ROOM);
+    options.max_holders = holders;
     ql = kt_open(directory, &options);
+}
+
+static void open_store(const char *directory)
+{
+    open_store_for(directory, ROOM);
 }
 
 static void charge(const char *subject, int64_t amount)
@@ -91,14 +97,25 @@ static void prepare_store(const char *directory)
     ql_close(ql);
 }
 
-static void prepare_dead_owner(const char *directory)
+static void die_with_all(const char *directory, uint32_t holders)
 {
-    open_store(directory);
+    open_store_for(directory, holders);
     charge("alice", 100);
     take("alice");
     take("alice");
     struct qli_engine engine = look_inside(directory);
     enter_lock(&engine);
+}
+
+/* The next one can have no other slot. */
+static void prepare_dead_owner(const char *directory)
+{
+    die_with_all(directory, 1);
+}
+
+static void prepare_dead_neighbour(const char *directory)
+{
+    die_with_all(directory, ROOM);
 }
 
 /* ---- set-ups ------------------------------------------------------------- */
@@ -272,6 +289,7 @@ const struct kt_operation kt_operations[] = {
     {"create-again", prepare_removed_region, {NULL, run_open, false}, NULL, NULL},
     {"attach", prepare_store, {NULL, run_open, false}, NULL, NULL},
     {"attach-over-dead", prepare_dead_owner, {NULL, run_open, false}, NULL, NULL},
+    {"attach-beside-dead", prepare_dead_neighbour, {NULL, run_open, false}, NULL, NULL},
     {"fork-child", NULL, {set_up_charged, run_charge, true}, ALICE_100, ALICE_107},
     {"check", NULL, {set_up_charged, run_check, false}, NULL, NULL},
     {"acquire", NULL, {set_up_charged, run_acquire, false}, NULL, "lease 1 generation=1"},

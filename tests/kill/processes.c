@@ -26,17 +26,16 @@ static int64_t *clock_ns;
 static _Atomic int *flags; /* FLAGS of them, zero */
 #define FLAGS 8
 
-static struct ql *open_room(uint32_t room, int64_t wait_ms)
+static struct ql *open_for(uint32_t holders)
 {
-    struct ql_options options = kt_options(clock_ns, 5, room);
-    options.admit_wait_ms = wait_ms;
-    options.charge_wait_ms = wait_ms;
+    struct ql_options options = kt_options(clock_ns, 5, 16);
+    options.max_holders = holders;
     return kt_open(directory, &options);
 }
 
 static struct ql *open_store(void)
 {
-    return open_room(16, 20000);
+    return open_for(16);
 }
 
 static void await(_Atomic int *flag)
@@ -89,65 +88,6 @@ static void end_process(pid_t pid)
 {
     KT_CHECK(kill(pid, SIGKILL) == 0, "kill: %s", strerror(errno));
     kt_wait(pid);
-}
-
-/* ---- a lock holder that is stopped --------------------------------------- */
-
-static _Noreturn void charge_for_ever(void)
-{
-    struct ql *ql = open_store();
-    for (;;)
-        charge(ql, 1);
-}
-
-/* Stops the victim until it is stopped inside the lock of the only shard. */
-static uint64_t stop_in_lock(pid_t victim, const struct kt_view *view)
-{
-    int64_t deadline_ns = kt_now_ns() + 2 * DEADLINE_NS;
-    const uint64_t *word = &view->region.guards[1].word;
-    for (;;) {
-        int status;
-        kill(victim, SIGSTOP);
-        KT_CHECK(waitpid(victim, &status, WUNTRACED) == victim && WIFSTOPPED(status),
-                 "the victim ended: %#x", (unsigned)status);
-        uint64_t seen = __atomic_load_n(word, __ATOMIC_ACQUIRE);
-        if (seen != 0)
-            return seen;
-        KT_CHECK(kt_now_ns() < deadline_ns, "it was never stopped inside the lock");
-        kill(victim, SIGCONT);
-        sched_yield();
-    }
-}
-
-static void test_stopped_holder(void)
-{
-    struct ql *ql = open_room(16, 50);
-    struct kt_view view = kt_view_open(directory);
-    charge(ql, 0);
-    pid_t victim = kt_fork();
-    if (victim == 0)
-        charge_for_ever();
-    uint64_t word = stop_in_lock(victim, &view);
-    struct ql_lease lease;
-    for (int i = 0; i < 3; i++) {
-        KT_CHECK(ql_charge(ql, "alice", "bytes", 1000000, NULL) == QL_E_BUSY, "charge");
-        KT_CHECK(ql_acquire(ql, "alice", &lease, NULL) == QL_E_BUSY, "acquire");
-        KT_CHECK(lease.epoch == 0 && lease.generation == 0, "a lease was given");
-        uint64_t seen = __atomic_load_n(&view.region.guards[1].word, __ATOMIC_ACQUIRE);
-        KT_CHECK((seen & ~QLI_WORD_WAITERS) == (word & ~QLI_WORD_WAITERS), "the lock was stolen");
-    }
-    kill(victim, SIGCONT);
-    int64_t deadline_ns = kt_now_ns() + DEADLINE_NS;
-    enum ql_status status;
-    do
-        status = ql_charge(ql, "bob", "bytes", 1, NULL);
-    while (status == QL_E_BUSY && kt_now_ns() < deadline_ns);
-    KT_CHECK(status == QL_OK, "charge: %s", ql_status_name(status));
-    end_process(victim);
-    verify(ql);
-    KT_CHECK(held(ql) == 0, "leases were left");
-    ql_close(ql);
-    kt_view_close(&view);
 }
 
 /* ---- races of attaching and exiting -------------------------------------- */
@@ -234,7 +174,7 @@ static void test_attach_exit(void)
 
 static void test_four_holders(void)
 {
-    struct ql *ql = open_room(4, 20000);
+    struct ql *ql = open_for(4);
     for (int i = 0; i < 200; i++) {
         pid_t pids[3];
         flags[0] = 0;
@@ -271,7 +211,7 @@ static void test_four_holders(void)
  * comes when the slot has a new one. */
 static void test_late_reaper(void)
 {
-    struct ql *ql = open_store();
+    struct ql *ql = open_for(2);
     struct kt_view view = kt_view_open(directory);
     uint64_t slots[2];
     uint64_t generation = 0;
@@ -432,7 +372,6 @@ static const struct {
     const char *name;
     void (*run)(void);
 } cases[] = {
-    {"stopped_holder", test_stopped_holder},
     {"stale_region", test_stale_region},
     {"attach_exit", test_attach_exit},
     {"four_holders", test_four_holders},
