@@ -47,8 +47,8 @@ struct qli_engine {
     uint64_t hash_key[2];
     uint64_t epoch;
     struct qli_limits_page *page;
-    struct qli_limits *limits; /* the current ones; atomic */
-    pthread_mutex_t limits_mutex;
+    struct qli_limits *limits;    /* the current ones; atomic */
+    pthread_mutex_t limits_mutex; /* publishing them; nothing is waited for under it */
 };
 
 /* What one call carries through the engine. */

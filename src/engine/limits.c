@@ -66,26 +66,36 @@ static enum ql_status read_page(const struct qli_engine *engine, struct qli_limi
     return qli_limit_validate(limits->limits, limits->count, NULL) == QL_OK ? QL_OK : QL_E_CORRUPT;
 }
 
+/* Keeps the mutex for no longer than it takes to compare: each thread waits for
+ * the guard with a deadline of its own. Whoever reads too late drops its list. */
+static void publish(struct qli_engine *engine, struct qli_limits *limits)
+{
+    pthread_mutex_lock(&engine->limits_mutex);
+    bool newer = engine->limits == NULL || engine->limits->sequence < limits->sequence;
+    if (newer) {
+        limits->older = engine->limits;
+        __atomic_store_n(&engine->limits, limits, __ATOMIC_RELEASE);
+    }
+    pthread_mutex_unlock(&engine->limits_mutex);
+    if (!newer)
+        free(limits);
+}
+
 enum ql_status qli_limits_refresh(struct qli_engine *engine, uint64_t self, int64_t wait_ms)
 {
+    struct qli_guard *guard = &engine->region.guards[0];
     struct qli_limits *limits = calloc(1, sizeof *limits);
     if (limits == NULL)
         return QL_E_NOMEM;
-    pthread_mutex_lock(&engine->limits_mutex);
-    enum ql_status status = QL_OK;
-    if (qli_limits_stale(engine)) {
-        status = qli_guard_enter(&engine->region, &engine->region.guards[0], self, wait_ms);
-        if (status == QL_OK) {
-            status = read_page(engine, limits);
-            qli_guard_leave(&engine->region.guards[0]);
-        }
-        if (status == QL_OK) {
-            limits->older = engine->limits;
-            __atomic_store_n(&engine->limits, limits, __ATOMIC_RELEASE);
-            limits = NULL;
-        }
+    enum ql_status status = qli_guard_enter(&engine->region, guard, self, wait_ms);
+    if (status == QL_OK) {
+        status = read_page(engine, limits);
+        qli_guard_leave(guard);
     }
-    pthread_mutex_unlock(&engine->limits_mutex);
+    if (status == QL_OK) {
+        publish(engine, limits);
+        return QL_OK;
+    }
     free(limits);
     return status == QL_E_CORRUPT ? qli_region_poison(&engine->region) : status;
 }
