@@ -172,10 +172,13 @@ struct ql_options {
     size_t limit_count;
     bool replace_limits;
 
-    /* The size of a new store; an existing one keeps its own. */
+    /* The size of a new store; an existing one keeps its own. Each meter takes
+     * 32 bytes a subject. One that a limit has ever named keeps its room, so
+     * limits that would name more than max_meters in all are QL_E_FULL: make a
+     * store with room for those that later releases of a program will count. */
     uint32_t max_subjects; /* default 65536; 1 to 16777216 */
     uint32_t max_leases;   /* default max_subjects */
-    uint32_t max_meters;   /* default 4, or as many as the limits name; to QL_METERS_MAX */
+    uint32_t max_meters;   /* to QL_METERS_MAX; default 2 more than the limits name, 4 at least */
     uint32_t max_holders;  /* default 1024; 1 to 32768 processes at once */
 
     enum ql_when_full when_full; /* of this handle */

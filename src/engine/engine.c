@@ -6,9 +6,11 @@
 
 #include "base/error.h"
 #include "base/siphash.h"
+#include "engine/limits.h"
 
 #define DEFAULT_SUBJECTS 65536u
 #define DEFAULT_METERS 4u
+#define SPARE_METERS 2u
 #define DEFAULT_HOLDERS 1024u
 #define SUBJECTS_MAX (1u << 24)
 #define SHARDS_MAX 64u
@@ -86,12 +88,13 @@ uint64_t qli_engine_stamp(void)
     return qli_siphash(key, sizes, sizeof sizes);
 }
 
-static uint32_t meters_named(const struct ql_options *options)
+/* Limits may be replaced by a list that names other meters: some more have room. */
+static uint64_t default_meters(const struct ql_options *options)
 {
-    uint32_t meters = 0;
-    for (size_t i = 0; i < options->limit_count; i++)
-        meters += options->limits[i].window != QL_WINDOW_NONE;
-    return meters;
+    uint64_t meters = qli_limits_meters_named(options->limits, options->limit_count) + SPARE_METERS;
+    if (meters < DEFAULT_METERS)
+        return DEFAULT_METERS;
+    return meters < QL_METERS_MAX ? meters : QL_METERS_MAX;
 }
 
 static uint64_t or_default(uint64_t value, uint64_t otherwise)
@@ -105,9 +108,7 @@ enum ql_status qli_engine_plan(const struct ql_options *options, struct qli_regi
     uint64_t subjects = or_default(options->max_subjects, DEFAULT_SUBJECTS);
     uint64_t leases = or_default(options->max_leases, subjects);
     uint64_t holders = or_default(options->max_holders, DEFAULT_HOLDERS);
-    uint64_t named = meters_named(options);
-    uint64_t meters =
-        or_default(options->max_meters, named > DEFAULT_METERS ? named : DEFAULT_METERS);
+    uint64_t meters = or_default(options->max_meters, default_meters(options));
     if (subjects > SUBJECTS_MAX || leases > SUBJECTS_MAX)
         return qli_error(error, QL_E_INVALID, 0, "max_subjects and max_leases are at most %u",
                          SUBJECTS_MAX);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * A change writes the list that is not in use, then stores the sequence: a
- * death before that store leaves the old list, and meters that no limit names.
+ * death before that store leaves the old list, and meters that no limit names
+ * but that the same change, made again, will.
  */
 #include "engine/limits.h"
 
@@ -152,25 +153,21 @@ static bool same_list(const struct qli_limits *store, const struct ql_limit *lim
     return same;
 }
 
-/* The meter's index, made if it is new. QL_E_FULL. */
-static enum ql_status name_meter(struct qli_engine *engine, const char *name, uint64_t *meter)
+/* The meter's index, made if it is new. There is room: see new_meters. */
+static uint64_t name_meter(struct qli_limits_page *page, const char *name)
 {
-    struct qli_limits_page *page = engine->page;
-    for (*meter = 0; *meter < page->meter_count; ++*meter) {
-        if (strncmp(page->meters[*meter], name, QLI_NAME_SIZE) == 0)
-            return QL_OK;
+    uint64_t meter = 0;
+    for (; meter < page->meter_count; meter++) {
+        if (strncmp(page->meters[meter], name, QLI_NAME_SIZE) == 0)
+            return meter;
     }
-    if (*meter >= engine->geometry.meter_capacity)
-        return QL_E_FULL;
-    strncpy(page->meters[*meter], name, QLI_NAME_SIZE);
-    __atomic_store_n(&page->meter_count, *meter + 1, __ATOMIC_RELEASE);
-    return QL_OK;
+    strncpy(page->meters[meter], name, QLI_NAME_SIZE);
+    __atomic_store_n(&page->meter_count, meter + 1, __ATOMIC_RELEASE);
+    return meter;
 }
 
-static enum ql_status write_list(struct qli_engine *engine, const struct ql_limit *limits,
-                                 size_t count)
+static void write_list(struct qli_limits_page *page, const struct ql_limit *limits, size_t count)
 {
-    struct qli_limits_page *page = engine->page;
     struct qli_shared_limits *list = &page->lists[(page->sequence + 1) & 1];
     memset(list, 0, sizeof *list);
     list->count = count;
@@ -179,14 +176,57 @@ static enum ql_status write_list(struct qli_engine *engine, const struct ql_limi
         memcpy(shared->name, limits[i].name, strlen(limits[i].name));
         shared->window = limits[i].window;
         shared->cap = (uint64_t)limits[i].cap;
-        if (limits[i].window == QL_WINDOW_NONE)
-            continue;
-        enum ql_status status = name_meter(engine, limits[i].meter, &shared->meter);
-        if (status != QL_OK)
-            return status;
+        if (limits[i].window != QL_WINDOW_NONE)
+            shared->meter = name_meter(page, limits[i].meter);
     }
     __atomic_store_n(&page->sequence, page->sequence + 1, __ATOMIC_RELEASE);
-    return QL_OK;
+}
+
+static bool names_meter(const struct ql_limit *limits, size_t count, const char *meter)
+{
+    bool named = false;
+    for (size_t i = 0; i < count && !named; i++)
+        named = limits[i].window != QL_WINDOW_NONE && strcmp(limits[i].meter, meter) == 0;
+    return named;
+}
+
+/* How many meters the list names that the store does not have; *last is one. */
+static uint64_t new_meters(const struct qli_limits *store, const struct ql_limit *limits,
+                           size_t count, const char **last)
+{
+    uint64_t meters = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (limits[i].window == QL_WINDOW_NONE || names_meter(limits, i, limits[i].meter) ||
+            qli_limits_meter(store, limits[i].meter) >= 0)
+            continue;
+        *last = limits[i].meter;
+        meters++;
+    }
+    return meters;
+}
+
+uint64_t qli_limits_meters_named(const struct ql_limit *limits, size_t count)
+{
+    static const struct qli_limits none;
+    const char *last;
+    return new_meters(&none, limits, count, &last);
+}
+
+static enum ql_status check_room(const struct qli_engine *engine, const struct qli_limits *store,
+                                 const struct ql_limit *limits, size_t count,
+                                 struct ql_error *error)
+{
+    const char *last = "";
+    uint64_t meters = store->meter_count + new_meters(store, limits, count, &last);
+    if (meters <= engine->geometry.meter_capacity)
+        return QL_OK;
+    return qli_error(error, QL_E_FULL, 0,
+                     "the store was made for %llu meters and its limits have named %u so far: "
+                     "there is no room for %s. A meter's room is not used again, and a store keeps "
+                     "its size: stop its processes, remove its directory, which forgets what was "
+                     "counted, and make it with max_meters of at least %llu",
+                     (unsigned long long)engine->geometry.meter_capacity, store->meter_count, last,
+                     (unsigned long long)meters);
 }
 
 /* Guard 0 is held: compares with the page itself, not with what was read once. */
@@ -201,12 +241,9 @@ static enum ql_status apply_locked(struct qli_engine *engine, const struct ql_li
         return QL_OK;
     if (store.sequence != 0 && !replace)
         return report_difference(&store, limits, count, error);
-    status = write_list(engine, limits, count);
-    if (status == QL_E_FULL)
-        return qli_error(error, status, 0,
-                         "the store was made for %llu meters and the limits name another one: "
-                         "make the store with a larger max_meters",
-                         (unsigned long long)engine->geometry.meter_capacity);
+    status = check_room(engine, &store, limits, count, error);
+    if (status == QL_OK)
+        write_list(engine->page, limits, count);
     return status;
 }
 

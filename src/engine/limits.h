@@ -24,8 +24,12 @@ static inline bool qli_limits_stale(struct qli_engine *engine)
            limits->sequence != __atomic_load_n(&engine->page->sequence, __ATOMIC_ACQUIRE);
 }
 
+/* How many meters a list names. */
+uint64_t qli_limits_meters_named(const struct ql_limit *limits, size_t count);
+
 /* Makes a list the store's. The same list as before changes nothing; another
- * one is QL_E_LIMITS unless replace is set or the store had none ever. */
+ * one is QL_E_LIMITS unless replace is set or the store had none ever, and
+ * QL_E_FULL if its meters do not fit. A refusal changes nothing. */
 enum ql_status qli_limits_apply(struct qli_engine *engine, uint64_t self,
                                 const struct ql_limit *limits, size_t count, bool replace,
                                 struct ql_error *error);

@@ -145,6 +145,72 @@ static void other_limits_are_refused_unless_they_replace(void **state)
     ql_close(ql);
 }
 
+/* A list of limits that does not fit leaves no meter behind. */
+static void meters_that_do_not_fit_change_nothing(void **state)
+{
+    (void)state;
+    struct ql *ql;
+    struct ql *other;
+    struct ql_error error;
+    struct ql_options options = small_options();
+    options.max_meters = 2;
+    assert_int_equal(open_at(path_of("store"), options, &ql), QL_OK);
+    struct ql_limit limits[] = {two_limits[1],
+                                {"daily_scans", "scans", QL_WINDOW_DAY, 1},
+                                {"daily_tokens", "tokens", QL_WINDOW_DAY, 1}};
+    options.limits = limits;
+    options.limit_count = 3;
+    options.replace_limits = true;
+    assert_int_equal(ql_open(path_of("store"), &options, &other, &error), QL_E_FULL);
+    assert_non_null(strstr(error.text, "tokens"));
+    assert_non_null(strstr(error.text, "at least 3"));
+    assert_int_equal(ql_charge(ql, "alice", "scans", 1, NULL), QL_E_METER);
+    limits[1] = limits[2];
+    options.limit_count = 2;
+    assert_int_equal(open_at(path_of("store"), options, &other), QL_OK);
+    assert_int_equal(ql_charge(ql, "alice", "tokens", 1, NULL), QL_OK);
+    ql_close(other);
+    ql_close(ql);
+}
+
+/* The names of the meters m1 to m<count>, one limit each. */
+static size_t name_meters(struct ql_limit limits[QL_LIMITS_MAX], size_t count)
+{
+    static char names[QL_LIMITS_MAX][24];
+    for (size_t i = 0; i < count; i++) {
+        snprintf(names[i], sizeof names[i], "m%zu", i + 1);
+        limits[i] = (struct ql_limit){names[i], names[i], QL_WINDOW_DAY, 1};
+    }
+    return count;
+}
+
+/* A later release may count more than the one that made the store. */
+static void a_store_has_room_for_more_meters(void **state)
+{
+    (void)state;
+    static const size_t room[QL_METERS_MAX + 1] = {4, 4, 4, 5, 6, 7, 8, 8, 8};
+    for (size_t named = 0; named <= QL_METERS_MAX; named++) {
+        struct ql *ql;
+        struct ql *other;
+        struct ql_limit limits[QL_LIMITS_MAX];
+        struct ql_options options = small_options();
+        char name[16];
+        snprintf(name, sizeof name, "store-%zu", named);
+        options.limits = limits;
+        options.limit_count = name_meters(limits, named);
+        options.replace_limits = true;
+        assert_int_equal(open_at(path_of(name), options, &ql), QL_OK);
+        options.limit_count = name_meters(limits, room[named]);
+        assert_int_equal(open_at(path_of(name), options, &other), QL_OK);
+        ql_close(other);
+        if (room[named] < QL_METERS_MAX) {
+            options.limit_count = name_meters(limits, room[named] + 1);
+            assert_int_equal(open_at(path_of(name), options, &other), QL_E_FULL);
+        }
+        ql_close(ql);
+    }
+}
+
 static void bad_limits_are_named(void **state)
 {
     (void)state;
@@ -321,6 +387,8 @@ int main(void)
         CASE(the_day_survives_closing),
         CASE(two_handles_share_one_store),
         CASE(other_limits_are_refused_unless_they_replace),
+        CASE(meters_that_do_not_fit_change_nothing),
+        CASE(a_store_has_room_for_more_meters),
         CASE(bad_limits_are_named),
         CASE(a_store_has_one_kind_of_clock),
         CASE(places_that_cannot_be_a_store),
