@@ -27,6 +27,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/system.h"
 #include "region/guard.h"
 #include "region/lockfile.h"
 
@@ -79,13 +80,13 @@ static enum ql_status open_failed(struct ql_error *error, const char *path, cons
 
 static int open_directory(const char *path)
 {
-    int flags = O_RDONLY | O_DIRECTORY | O_CLOEXEC;
-    int fd = open(path, flags);
+    int flags = O_RDONLY | O_DIRECTORY;
+    int fd = qli_system_open(AT_FDCWD, path, flags, 0);
     if (fd >= 0 || errno != ENOENT)
         return fd;
     if (mkdir(path, 0700) != 0 && errno != EEXIST)
         return -1;
-    return open(path, flags);
+    return qli_system_open(AT_FDCWD, path, flags, 0);
 }
 
 /* A new file gets the directory's mode and, from root, its owner, so that
@@ -95,7 +96,7 @@ static int open_file(int directory_fd, const char *name, int flags)
     struct stat info;
     if (fstat(directory_fd, &info) != 0)
         return -1;
-    int fd = openat(directory_fd, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW | flags, 0600);
+    int fd = qli_system_open(directory_fd, name, O_RDWR | O_NOFOLLOW | flags, 0600);
     struct stat made;
     if (fd < 0 || fstat(fd, &made) != 0 || made.st_size != 0 || made.st_uid != geteuid())
         return fd;
@@ -143,7 +144,7 @@ static int reopen_lock(const struct qli_region *region)
 {
     char path[40];
     snprintf(path, sizeof path, "/proc/self/fd/%d", region->lock_fd);
-    return open(path, O_RDWR | O_CLOEXEC);
+    return qli_system_open(AT_FDCWD, path, O_RDWR, 0);
 }
 
 static enum ql_status enter_store(const struct qli_region *region, int *token_fd,
@@ -157,7 +158,7 @@ static enum ql_status enter_store(const struct qli_region *region, int *token_fd
                          strerror(errno));
     int64_t deadline_ns = qli_clock_boot_ns() + ATTACH_WAIT_NS;
     while (!qli_lockfile_take(*token_fd, QLI_BYTE_ATTACH)) {
-        if (errno != EAGAIN && errno != EACCES && errno != EINTR)
+        if (errno != EAGAIN && errno != EACCES)
             return qli_error(error, QL_E_STORE, errno, "cannot lock the lock file: %s",
                              strerror(errno));
         if (qli_clock_boot_ns() > deadline_ns)
@@ -187,7 +188,7 @@ static enum ql_status read_record(int directory_fd, int token_fd, struct qli_loc
     if (getrandom(record->store_uuid, sizeof record->store_uuid, 0) < 0)
         return qli_error(error, QL_E_SYSTEM, errno, "the kernel gave no random numbers");
     status = qli_lockfile_write(token_fd, record, error);
-    if (status == QL_OK && fsync(directory_fd) != 0)
+    if (status == QL_OK && qli_system_sync(directory_fd) != 0)
         return qli_error(error, QL_E_SYSTEM, errno, "cannot sync the directory: %s",
                          strerror(errno));
     return status;

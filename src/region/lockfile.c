@@ -13,6 +13,7 @@
 
 #include "base/error.h"
 #include "base/siphash.h"
+#include "base/system.h"
 
 #define MAGIC "qlstore"
 
@@ -27,7 +28,11 @@ static int lock_call(int fd, int command, short type, uint64_t byte, uint64_t co
         .l_start = (off_t)byte,
         .l_len = (off_t)count,
     };
-    return fcntl(fd, command, lock);
+    int result;
+    do
+        result = fcntl(fd, command, lock);
+    while (result != 0 && errno == EINTR);
+    return result;
 }
 
 bool qli_lockfile_take(int fd, uint64_t byte)
@@ -87,7 +92,7 @@ enum ql_status qli_lockfile_write(int fd, struct qli_lock_record *record, struct
     record->version = QLI_STORE_VERSION;
     record->checksum = record_checksum(record);
     ssize_t length = pwrite(fd, record, sizeof *record, 0);
-    if (length == (ssize_t)sizeof *record && fsync(fd) == 0)
+    if (length == (ssize_t)sizeof *record && qli_system_sync(fd) == 0)
         return QL_OK;
     return qli_error(error, QL_E_SYSTEM, errno, "cannot write the lock file: %s", strerror(errno));
 }

@@ -15,6 +15,7 @@
 
 #include "base/error.h"
 #include "base/siphash.h"
+#include "base/system.h"
 
 #define BODY_ALIGNMENT 4096u
 
@@ -32,7 +33,7 @@ static uint64_t header_checksum(const struct qli_region_header *header)
 enum ql_status qli_region_boot_id(char boot_id[QLI_BOOT_ID_SIZE], struct ql_error *error)
 {
     memset(boot_id, 0, QLI_BOOT_ID_SIZE);
-    int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+    int fd = qli_system_open(AT_FDCWD, "/proc/sys/kernel/random/boot_id", O_RDONLY, 0);
     ssize_t length = fd < 0 ? -1 : read(fd, boot_id, 36);
     int cause = errno;
     if (fd >= 0)
@@ -103,7 +104,7 @@ enum ql_status qli_region_create(int fd, const struct qli_region_plan *plan, str
     enum ql_status status = plan_header(plan, &header, error);
     if (status != QL_OK)
         return status;
-    int cause = posix_fallocate(fd, 0, (off_t)header.size);
+    int cause = qli_system_allocate(fd, header.size);
     if (cause != 0)
         return qli_error(error, QL_E_SYSTEM, cause,
                          "cannot allocate %llu bytes for the region: %s; free some space or make "

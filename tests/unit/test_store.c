@@ -9,11 +9,13 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -379,6 +381,82 @@ static void options_out_of_range(void **state)
     assert_int_equal(open_at("memory:", options, &ql), QL_E_INVALID);
 }
 
+/* ---- interrupted system calls --------------------------------------------- */
+
+/* Every other call of those below is interrupted while this is set. */
+static bool interrupting;
+static unsigned interrupted;
+
+static bool interrupt_now(void)
+{
+    static bool odd;
+    odd = !odd;
+    interrupted += interrupting && odd;
+    return interrupting && odd;
+}
+
+static int interruptible(long number, long a, long b, long c, long d)
+{
+    if (!interrupt_now())
+        return (int)syscall(number, a, b, c, d);
+    errno = EINTR;
+    return -1;
+}
+
+int fsync(int fd)
+{
+    return interruptible(SYS_fsync, fd, 0, 0, 0);
+}
+
+static long argument_of(va_list *arguments)
+{
+    long argument = va_arg(*arguments, long);
+    va_end(*arguments);
+    return argument;
+}
+
+int open(const char *path, int flags, ...)
+{
+    va_list arguments;
+    va_start(arguments, flags);
+    return interruptible(SYS_openat, AT_FDCWD, (long)path, flags, argument_of(&arguments));
+}
+
+int openat(int directory, const char *path, int flags, ...)
+{
+    va_list arguments;
+    va_start(arguments, flags);
+    return interruptible(SYS_openat, directory, (long)path, flags, argument_of(&arguments));
+}
+
+int fcntl(int fd, int command, ...)
+{
+    va_list arguments;
+    va_start(arguments, command);
+    return interruptible(SYS_fcntl, fd, command, argument_of(&arguments), 0);
+}
+
+int posix_fallocate(int fd, off_t offset, off_t length)
+{
+    return interruptible(SYS_fallocate, fd, 0, offset, length) == 0 ? 0 : errno;
+}
+
+static void interrupted_calls_are_made_again(void **state)
+{
+    (void)state;
+    struct ql *ql;
+    struct ql_lease lease;
+    interrupting = true;
+    for (int i = 0; i < 2; i++) {
+        interrupted = 0;
+        assert_int_equal(open_at(path_of("store"), small_options(), &ql), QL_OK);
+        assert_int_equal(ql_acquire(ql, "alice", &lease, NULL), QL_OK);
+        ql_close(ql);
+        assert_true(interrupted > 5);
+    }
+    interrupting = false;
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -398,6 +476,7 @@ int main(void)
         CASE(truncated_regions_are_found),
         CASE(a_removed_region_is_noticed),
         CASE(options_out_of_range),
+        CASE(interrupted_calls_are_made_again),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
