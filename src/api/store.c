@@ -11,6 +11,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#ifdef __SANITIZE_THREAD__
+#include <sanitizer/tsan_interface.h>
+#endif
+
 #include "base/clock.h"
 #include "base/error.h"
 #include "engine/limits.h"
@@ -43,12 +47,25 @@ static void after_fork_in_parent(void)
     pthread_mutex_unlock(&table_mutex);
 }
 
+/* ThreadSanitizer saw the mutex locked before the fork and does not know that
+ * the page is zero, so the mutex free, in the child. */
+static void tell_sanitizer_unlocked(pthread_mutex_t *mutex)
+{
+#ifdef __SANITIZE_THREAD__
+    __tsan_mutex_pre_unlock(mutex, 0);
+    __tsan_mutex_post_unlock(mutex, 0);
+#else
+    (void)mutex;
+#endif
+}
+
 /* A child that kept the token would keep its parent alive for everybody. The
  * mutex in region.self is unlocked: the page is zero here. */
 static void after_fork_in_child(void)
 {
     for (struct qli_store *store = table; store != NULL; store = store->next) {
         qli_holder_close_token(&store->engine.region);
+        tell_sanitizer_unlocked(&store->engine.region.self->mutex);
         pthread_mutex_unlock(&store->engine.limits_mutex);
     }
     pthread_mutex_unlock(&table_mutex);
@@ -90,12 +107,17 @@ static enum ql_status check_region(void *context, struct ql_error *error)
     return QL_OK;
 }
 
+static enum ql_status why_lost(const struct qli_store *store)
+{
+    return (enum ql_status)__atomic_load_n(&store->lost, __ATOMIC_RELAXED);
+}
+
 static enum ql_status register_child(struct qli_store *store, uint64_t *self)
 {
     struct qli_region *region = &store->engine.region;
     pthread_mutex_lock(&region->self->mutex);
-    enum ql_status status = QL_OK;
-    if (qli_holder_self(region) == 0)
+    enum ql_status status = why_lost(store); /* then the word is 0 and stays so */
+    if (status == QL_OK && qli_holder_self(region) == 0)
         status = qli_attach_child(region, reap_former_owner, store);
     *self = qli_holder_self(region);
     pthread_mutex_unlock(&region->self->mutex);
@@ -104,7 +126,7 @@ static enum ql_status register_child(struct qli_store *store, uint64_t *self)
 
 enum ql_status qli_store_self(struct qli_store *store, uint64_t *self)
 {
-    enum ql_status lost = (enum ql_status)__atomic_load_n(&store->lost, __ATOMIC_RELAXED);
+    enum ql_status lost = why_lost(store);
     if (__builtin_expect(lost != QL_OK, 0))
         return lost;
     *self = qli_holder_self(&store->engine.region);
@@ -113,24 +135,30 @@ enum ql_status qli_store_self(struct qli_store *store, uint64_t *self)
 
 /* ---- the tick ------------------------------------------------------------ */
 
-static enum ql_status look_for_loss(struct qli_store *store)
+/* Our own mutex is held: losing the region takes the descriptors away. */
+static enum ql_status find_loss(struct qli_region *region)
 {
-    struct qli_region *region = &store->engine.region;
     struct stat info;
     if (!qli_holder_token_held(region) || fstat(region->region_fd, &info) != 0)
         return QL_E_DETACHED;
     return region->has_name && info.st_nlink == 0 ? QL_E_GONE : QL_OK;
 }
 
-/* Lets go of the byte too, so that a new open can make a new region. */
-static void lose(struct qli_store *store, enum ql_status why)
+/* What is lost stays so, for the reason that was seen first. Lets go of the byte
+ * of a region that is gone, so that a new open can make a new one. */
+static enum ql_status look_for_loss(struct qli_store *store)
 {
-    __atomic_store_n(&store->lost, (int)why, __ATOMIC_RELAXED);
-    if (why != QL_E_GONE)
-        return;
-    pthread_mutex_lock(&store->engine.region.self->mutex);
-    qli_holder_detach(&store->engine.region);
-    pthread_mutex_unlock(&store->engine.region.self->mutex);
+    struct qli_region *region = &store->engine.region;
+    pthread_mutex_lock(&region->self->mutex);
+    enum ql_status lost = why_lost(store);
+    if (lost == QL_OK) {
+        lost = find_loss(region);
+        __atomic_store_n(&store->lost, (int)lost, __ATOMIC_RELAXED);
+        if (lost == QL_E_GONE)
+            qli_holder_detach(region);
+    }
+    pthread_mutex_unlock(&region->self->mutex);
+    return lost;
 }
 
 enum ql_status qli_store_tick(struct qli_store *store, uint64_t self, int64_t calendar_ns)
@@ -142,10 +170,8 @@ enum ql_status qli_store_tick(struct qli_store *store, uint64_t self, int64_t ca
                                      __ATOMIC_RELAXED, __ATOMIC_RELAXED))
         return QL_OK;
     enum ql_status lost = look_for_loss(store);
-    if (lost != QL_OK) {
-        lose(store, lost);
+    if (lost != QL_OK)
         return lost;
-    }
     struct qli_call call = bare_call(&store->engine, self, -1);
     /* A lock that is taken just now leaves the dead to the next tick. */
     (void)qli_operation_reap_dead(&call);
@@ -158,9 +184,9 @@ enum ql_status qli_store_tick(struct qli_store *store, uint64_t self, int64_t ca
 static struct qli_store *find_in_table(const struct qli_region *region)
 {
     struct qli_store *store = table;
-    while (store != NULL && !(store->engine.region.lock_device == region->lock_device &&
-                              store->engine.region.lock_inode == region->lock_inode &&
-                              __atomic_load_n(&store->lost, __ATOMIC_RELAXED) == QL_OK))
+    while (store != NULL &&
+           !(store->engine.region.lock_device == region->lock_device &&
+             store->engine.region.lock_inode == region->lock_inode && why_lost(store) == QL_OK))
         store = store->next;
     return store;
 }
@@ -262,7 +288,7 @@ void qli_store_close(struct qli_store *store)
         while (*link != store)
             link = &(*link)->next;
         *link = store->next;
-        if (__atomic_load_n(&store->lost, __ATOMIC_RELAXED) == QL_OK)
+        if (why_lost(store) == QL_OK)
             detach(store);
         free_store(store);
     }
