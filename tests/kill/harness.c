@@ -64,7 +64,7 @@ static int64_t read_clock(void *context)
 
 struct ql_options kt_options(int64_t *clock_ns, int64_t slots, uint32_t room)
 {
-    static struct ql_limit limits[] = {
+    static _Thread_local struct ql_limit limits[] = {
         {"slots", NULL, QL_WINDOW_NONE, 0},
         {"daily_bytes", "bytes", QL_WINDOW_DAY, INT64_MAX},
         {"daily_statements", "statements", QL_WINDOW_DAY, INT64_MAX},

@@ -40,7 +40,8 @@ void kt_directory_make(char path[KT_PATH], const char *base);
 void kt_directory_remove(const char *path);
 
 /* Options of a small store on the clock at *clock_ns: limits are slots (cap
- * slots), bytes and statements (never refuse). */
+ * slots), bytes and statements (never refuse). They stay the thread's until it
+ * calls this again. */
 struct ql_options kt_options(int64_t *clock_ns, int64_t slots, uint32_t room);
 
 struct ql *kt_open(const char *path, const struct ql_options *options);

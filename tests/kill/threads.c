@@ -1,130 +1,71 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The scenarios of the kill tests with threads and without kills, for
- * ThreadSanitizer: it sees threads over one mapping and nothing across
- * processes.
+ * Threads on one store, each case by its name; see threads.h.
  *
- *   threads [--turns N]
+ *   threads CASE
  */
+#include "threads.h"
+
 #include <pthread.h>
-#include <stdatomic.h>
-#include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include "harness.h"
+static pthread_barrier_t meeting;
 
-#define THREADS 4
-
-struct job {
-    struct ql *ql;
+struct thread {
+    pthread_t thread;
+    void (*body)(void *context, int number);
+    void *context;
     int number;
-    int turns;
-    uint64_t random;
-    int64_t own;
-    int64_t shared;
 };
 
-static int64_t *clock_ns;
-static char directory[KT_PATH];
-static struct ql_options options;
-
-static void expect(enum ql_status status, enum ql_status wanted, const char *what)
+void kt_meet(void)
 {
-    KT_CHECK(status == wanted, "%s: %s", what, ql_status_name(status));
+    pthread_barrier_wait(&meeting);
 }
 
-static struct ql *open_store(void)
+static void *start(void *argument)
 {
-    return kt_open(directory, &options);
-}
-
-static void settle_one(struct job *job, const char *subject)
-{
-    struct ql_lease lease;
-    struct ql_verdict verdict;
-    struct ql_charge charges[] = {{"bytes", 1}, {"statements", 1}};
-    expect(ql_admit(job->ql, subject, NULL, &lease, &verdict), QL_OK, "admit");
-    expect(ql_settle(job->ql, lease, charges, 2), QL_OK, "settle");
-}
-
-static void revoke_one(struct job *job, const char *subject)
-{
-    struct ql_lease lease;
-    expect(ql_acquire(job->ql, subject, &lease, NULL), QL_OK, "acquire");
-    expect(ql_revoke(job->ql, lease), QL_OK, "revoke");
-    expect(ql_release(job->ql, lease), QL_E_EXPIRED, "release");
-}
-
-static void turn(struct job *job)
-{
-    char own[32];
-    char crowd[32];
-    struct ql_usage usage;
-    uint64_t dice = kt_random(&job->random);
-    snprintf(own, sizeof own, "own-%d", job->number);
-    snprintf(crowd, sizeof crowd, "crowd-%d", (int)(dice >> 8 & 0x1ff));
-    expect(ql_charge(job->ql, dice & 1 ? own : "shared", "bytes", 1, NULL), QL_OK, "charge");
-    settle_one(job, dice & 2 ? own : "shared");
-    job->own += (dice & 1) + (dice >> 1 & 1);
-    job->shared += !(dice & 1) + !(dice >> 1 & 1);
-    revoke_one(job, crowd);
-    expect(ql_check(job->ql, own, NULL, NULL), QL_OK, "check");
-    expect(ql_usage(job->ql, own, &usage), QL_OK, "usage");
-    KT_CHECK(usage.meters[0].total + usage.meters[0].yesterday == job->own,
-             "%s has %lld and %lld, not %lld", own, (long long)usage.meters[0].total,
-             (long long)usage.meters[0].yesterday, (long long)job->own);
-}
-
-/* Every other thread has a handle of its own, which it closes and opens again. */
-static void *work(void *context)
-{
-    struct job *job = context;
-    struct ql *given = job->ql;
-    for (int i = 0; i < job->turns; i++) {
-        if (job->number % 2 == 1 && i % 16 == 0) {
-            if (job->ql != given)
-                ql_close(job->ql);
-            job->ql = open_store();
-        }
-        turn(job);
-    }
-    if (job->ql != given)
-        ql_close(job->ql);
+    const struct thread *thread = argument;
+    kt_meet();
+    thread->body(thread->context, thread->number);
     return NULL;
 }
 
-static void run_threads(struct ql *ql, int turns)
+void kt_threads(void (*body)(void *context, int number), void *context)
 {
-    pthread_t threads[THREADS];
-    struct job jobs[THREADS];
-    int64_t shared = 0;
-    for (int i = 0; i < THREADS; i++) {
-        jobs[i] = (struct job){.ql = ql, .number = i, .turns = turns, .random = (uint64_t)i + 1};
-        KT_CHECK(pthread_create(&threads[i], NULL, work, &jobs[i]) == 0, "pthread_create");
+    struct thread threads[KT_THREADS];
+    pthread_barrier_init(&meeting, NULL, KT_THREADS);
+    for (int i = 0; i < KT_THREADS; i++) {
+        threads[i] = (struct thread){.body = body, .context = context, .number = i};
+        KT_CHECK(pthread_create(&threads[i].thread, NULL, start, &threads[i]) == 0,
+                 "pthread_create");
     }
-    for (int i = 0; i < THREADS; i++) {
-        pthread_join(threads[i], NULL);
-        shared += jobs[i].shared;
-    }
-    struct ql_usage usage;
-    struct ql_error error;
-    expect(ql_usage(ql, "shared", &usage), QL_OK, "usage");
-    KT_CHECK(usage.meters[0].total == shared && usage.leases == 0, "shared has %lld, not %lld",
-             (long long)usage.meters[0].total, (long long)shared);
-    expect(ql_verify(ql, NULL, &error), QL_OK, error.text);
+    for (int i = 0; i < KT_THREADS; i++)
+        pthread_join(threads[i].thread, NULL);
+    pthread_barrier_destroy(&meeting);
 }
+
+static const struct kt_case cases[] = {
+    {"mixed", kt_thread_mixed},
+    {"revoke_across", kt_thread_revoke_across},
+    {"roll_over", kt_thread_roll_over},
+    {"max_age", kt_thread_max_age},
+    {"full", kt_thread_full},
+    {"limits", kt_thread_limits},
+    {"visits", kt_thread_visits},
+    {"open_first", kt_thread_open_first},
+    {"open_close", kt_thread_open_close},
+    {"register_race", kt_thread_register_race},
+    {"fork_while_calling", kt_thread_fork_while_calling},
+    {"closefrom", kt_thread_closefrom},
+    {"removed", kt_thread_removed},
+    {"held_lock", kt_thread_held_lock},
+    {"contended", kt_thread_contended},
+    {"steal", kt_thread_steal},
+    {"dead_slots", kt_thread_dead_slots},
+    {"late_reaper", kt_thread_late_reaper},
+};
 
 int main(int argc, char **argv)
 {
-    int turns = argc == 3 && strcmp(argv[1], "--turns") == 0 ? atoi(argv[2]) : 2000;
-    clock_ns = kt_shared(sizeof *clock_ns);
-    *clock_ns = KT_START_NS;
-    options = kt_options(clock_ns, THREADS + 1, 64);
-    kt_directory_make(directory, NULL);
-    struct ql *ql = open_store();
-    run_threads(ql, turns);
-    ql_close(ql);
-    kt_directory_remove(directory);
-    return 0;
+    return kt_case_main(argc, argv, cases, sizeof cases / sizeof cases[0]);
 }

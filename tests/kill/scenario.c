@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "scenario.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/siphash.h"
+#include "region/lockfile.h"
+
+char kt_directory[KT_PATH];
+int64_t *kt_clock_ns;
+_Atomic int64_t *kt_flags;
+
+int kt_case_main(int argc, char **argv, const struct kt_case *cases, size_t count)
+{
+    kt_clock_ns = kt_shared(sizeof *kt_clock_ns);
+    *kt_clock_ns = KT_START_NS;
+    kt_flags = kt_shared(KT_FLAGS * sizeof *kt_flags);
+    for (size_t i = 0; i < count; i++) {
+        if (argc != 2 || strcmp(argv[1], cases[i].name) != 0)
+            continue;
+        kt_directory_make(kt_directory, NULL);
+        int result = cases[i].run();
+        kt_directory_remove(kt_directory);
+        return result;
+    }
+    fprintf(stderr, "name one of:");
+    for (size_t i = 0; i < count; i++)
+        fprintf(stderr, " %s", cases[i].name);
+    fputc('\n', stderr);
+    return 2;
+}
+
+/* ---- calls --------------------------------------------------------------- */
+
+struct ql *kt_open_room(uint32_t room, int64_t wait_ms)
+{
+    struct ql_options options = kt_options(kt_clock_ns, KT_SLOTS, room);
+    options.admit_wait_ms = wait_ms;
+    options.charge_wait_ms = wait_ms;
+    return kt_open(kt_directory, &options);
+}
+
+struct ql *kt_open_store(void)
+{
+    return kt_open_room(16, 20000);
+}
+
+void kt_expect(enum ql_status status, enum ql_status wanted, const char *what)
+{
+    KT_CHECK(status == wanted, "%s: %s", what, ql_status_name(status));
+}
+
+void kt_charge(struct ql *ql, int64_t amount)
+{
+    kt_expect(ql_charge(ql, "alice", "bytes", amount, NULL), QL_OK, "charge");
+}
+
+static struct ql_usage usage_of_alice(struct ql *ql)
+{
+    struct ql_usage usage;
+    kt_expect(ql_usage(ql, "alice", &usage), QL_OK, "usage");
+    return usage;
+}
+
+int64_t kt_total(struct ql *ql)
+{
+    return usage_of_alice(ql).meters[0].total;
+}
+
+int64_t kt_held(struct ql *ql)
+{
+    return usage_of_alice(ql).leases;
+}
+
+struct ql_lease kt_take(struct ql *ql)
+{
+    struct ql_lease lease;
+    kt_expect(ql_acquire(ql, "alice", &lease, NULL), QL_OK, "acquire");
+    return lease;
+}
+
+void kt_verify(struct ql *ql)
+{
+    struct ql_error error;
+    kt_expect(ql_verify(ql, NULL, &error), QL_OK, error.text);
+}
+
+void kt_await(_Atomic int64_t *flag, int64_t at_least)
+{
+    int64_t deadline_ns = kt_now_ns() + KT_DEADLINE_NS;
+    while (*flag < at_least) {
+        KT_CHECK(kt_now_ns() < deadline_ns, "nothing happened");
+        sched_yield();
+    }
+}
+
+void kt_await_held(struct ql *ql, int64_t leases)
+{
+    int64_t deadline_ns = kt_now_ns() + KT_DEADLINE_NS;
+    while (kt_held(ql) != leases)
+        KT_CHECK(kt_now_ns() < deadline_ns, "%lld leases stay", (long long)kt_held(ql));
+}
+
+enum ql_status kt_wait_for_failure(struct ql *ql)
+{
+    int64_t deadline_ns = kt_now_ns() + KT_DEADLINE_NS;
+    enum ql_status status;
+    do
+        status = ql_charge(ql, "alice", "bytes", 1, NULL);
+    while (status == QL_OK && kt_now_ns() < deadline_ns);
+    return status;
+}
+
+void kt_end_process(pid_t pid)
+{
+    KT_CHECK(kill(pid, SIGKILL) == 0, "kill: %s", strerror(errno));
+    kt_wait(pid);
+}
+
+/* ---- inside -------------------------------------------------------------- */
+
+enum ql_status kt_enter(struct ql *ql, struct qli_section *section)
+{
+    struct qli_engine *engine = &ql->store->engine;
+    KT_CHECK(engine->geometry.shard_count == 1, "several shards");
+    const struct qli_call call = {.engine = engine,
+                                  .self = qli_holder_self(&engine->region),
+                                  .wait_ms = KT_DEADLINE_NS / 1000000};
+    return qli_section_enter(&call, 0, section);
+}
+
+int64_t kt_leases_counted(struct ql *ql)
+{
+    struct qli_section section;
+    kt_expect(kt_enter(ql, &section), QL_OK, "enter");
+    int64_t count = (int64_t)section.shard->lease_count;
+    qli_section_leave(&section);
+    return count;
+}
+
+_Noreturn void kt_die_in_lock(struct ql *ql)
+{
+    struct qli_section section;
+    kt_charge(ql, 0); /* a forked child becomes a holder at its first call */
+    kt_expect(kt_enter(ql, &section), QL_OK, "enter");
+    qli_section_store(&section, &section.shard->subject_count, 77);
+    qli_section_store(&section, &section.shard->lease_free, 7);
+    qli_section_store(&section, &section.shard->lease_free, 6);
+    _exit(0);
+}
+
+static int open_file(const char *name)
+{
+    char path[KT_PATH + 8];
+    snprintf(path, sizeof path, "%s/%s", kt_directory, name);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    KT_CHECK(fd >= 0, "%s: %s", path, strerror(errno));
+    return fd;
+}
+
+static void change_boot_id(char boot_id[QLI_BOOT_ID_SIZE])
+{
+    boot_id[0] = boot_id[0] == 'x' ? 'y' : 'x';
+}
+
+void kt_make_stale(void)
+{
+    static const uint64_t key[2];
+    struct qli_lock_record record;
+    struct qli_region_header header;
+    bool empty;
+    int fd = open_file("lock");
+    KT_CHECK(qli_lockfile_read(fd, &record, &empty, NULL) == QL_OK && !empty, "lock");
+    change_boot_id(record.boot_id);
+    KT_CHECK(qli_lockfile_write(fd, &record, NULL) == QL_OK, "lock");
+    close(fd);
+    fd = open_file("region");
+    KT_CHECK(pread(fd, &header, sizeof header, 0) == (ssize_t)sizeof header, "region");
+    change_boot_id(header.boot_id);
+    header.checksum = qli_siphash(key, &header, offsetof(struct qli_region_header, checksum));
+    KT_CHECK(pwrite(fd, &header, sizeof header, 0) == (ssize_t)sizeof header, "region");
+    close(fd);
+}
