@@ -21,7 +21,14 @@ LIBRARY_FOLDERS = ["api", "base", "engine", "region", "rules"]
 PROGRAMS = {
     "random_kills": ["random_kills.c", "random_supervisor.c", "random_worker.c", "harness.c"],
     "every_state": ["every_state.c", "operations.c", "stepper.c", "harness.c"],
-    "processes": ["processes.c", "harness.c"],
+    "processes": [
+        "processes.c",
+        "processes_forks.c",
+        "processes_holders.c",
+        "processes_opening.c",
+        "scenario.c",
+        "harness.c",
+    ],
 }
 TESTS = [
     ["processes", "late_reaper"],

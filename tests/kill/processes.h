@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The cases of `processes`.
+ */
+#ifndef KILL_PROCESSES_H
+#define KILL_PROCESSES_H
+
+#include "scenario.h"
+
+/* processes_holders.c: holders that stop, die, or find no room. */
+int kt_process_stopped_holder(void);
+int kt_process_stopped_lease(void);
+int kt_process_four_holders(void);
+int kt_process_late_reaper(void);
+int kt_process_dead_slot_free(void);
+int kt_process_full(void);
+
+/* processes_forks.c: fork, exec, clone, and descriptors that are closed. */
+int kt_process_fork_parent_killed(void);
+int kt_process_fork_threaded(void);
+int kt_process_exec(void);
+int kt_process_raw_clone(void);
+int kt_process_closefrom(void);
+int kt_process_descriptors_reused(void);
+
+/* processes_opening.c: races of opening, stores that are removed or shared. */
+int kt_process_stale_region(void);
+int kt_process_stale_killed(void);
+int kt_process_stale_in_use(void);
+int kt_process_attach_exit(void);
+int kt_process_removed(void);
+int kt_process_removed_lock(void);
+int kt_process_containers(void);
+
+#endif
