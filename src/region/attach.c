@@ -56,6 +56,21 @@ static bool local_filesystem(int fd)
     return false;
 }
 
+/* The machine, not the caller's choice of a place, is what says no here. */
+static enum ql_status refused(struct ql_error *error, int cause, const char *path, const char *what)
+{
+    const char *advice = "";
+    enum ql_status status = QL_E_SYSTEM;
+    if (cause == ENOSPC || cause == EDQUOT)
+        advice = "; free some space and inodes";
+    else if (cause == EMFILE || cause == ENFILE)
+        advice = "; close some files or raise the limit on open files";
+    else if (cause != ENOMEM && cause != EIO && cause != EINTR)
+        status = QL_E_STORE;
+    return qli_error(error, status, cause, "cannot open or make %s%s: %s%s", path, what,
+                     strerror(cause), advice);
+}
+
 static enum ql_status open_failed(struct ql_error *error, const char *path, const char *what)
 {
     int cause = errno;
@@ -75,7 +90,7 @@ static enum ql_status open_failed(struct ql_error *error, const char *path, cons
         return qli_error(error, QL_E_STORE, cause,
                          "%s%s is on a read-only file system; a store needs to be written", path,
                          what);
-    return qli_error(error, QL_E_STORE, cause, "cannot open %s%s: %s", path, what, strerror(cause));
+    return refused(error, cause, path, what);
 }
 
 static int open_directory(const char *path)
@@ -112,9 +127,13 @@ static int open_file(int directory_fd, const char *name, int flags)
 static enum ql_status know_lock_file(struct qli_region *region, struct ql_error *error)
 {
     struct stat info;
-    if (fstat(region->lock_fd, &info) != 0)
-        return qli_error(error, QL_E_SYSTEM, errno, "cannot read the lock file: %s",
-                         strerror(errno));
+    if (fstat(region->lock_fd, &info) != 0) {
+        int cause = errno;
+        close(region->lock_fd); /* qli_region_unmap closes only files that it knows */
+        region->lock_fd = -1;
+        return qli_error(error, QL_E_SYSTEM, cause, "cannot read the lock file: %s",
+                         strerror(cause));
+    }
     region->lock_device = info.st_dev;
     region->lock_inode = info.st_ino;
     return QL_OK;
@@ -154,8 +173,7 @@ static enum ql_status enter_store(const struct qli_region *region, int *token_fd
         return qli_error(error, QL_E_DETACHED, 0, "%s", ql_status_text(QL_E_DETACHED));
     *token_fd = reopen_lock(region);
     if (*token_fd < 0)
-        return qli_error(error, QL_E_SYSTEM, errno, "cannot reopen the lock file through /proc: %s",
-                         strerror(errno));
+        return refused(error, errno, "the lock file", " through /proc");
     int64_t deadline_ns = qli_clock_boot_ns() + ATTACH_WAIT_NS;
     while (!qli_lockfile_take(*token_fd, QLI_BYTE_ATTACH)) {
         if (errno != EAGAIN && errno != EACCES)
@@ -189,8 +207,7 @@ static enum ql_status read_record(int directory_fd, int token_fd, struct qli_loc
         return qli_error(error, QL_E_SYSTEM, errno, "the kernel gave no random numbers");
     status = qli_lockfile_write(token_fd, record, error);
     if (status == QL_OK && qli_system_sync(directory_fd) != 0)
-        return qli_error(error, QL_E_SYSTEM, errno, "cannot sync the directory: %s",
-                         strerror(errno));
+        return refused(error, errno, "the store's ", "directory");
     return status;
 }
 
@@ -224,12 +241,12 @@ static enum ql_status make_region(int directory_fd, int token_fd,
     unlinkat(directory_fd, REGION_NEW_NAME, 0);
     *region_fd = open_file(directory_fd, REGION_NEW_NAME, O_CREAT | O_EXCL);
     if (*region_fd < 0)
-        return qli_error(error, QL_E_STORE, errno, "cannot make the region: %s", strerror(errno));
+        return refused(error, errno, "the file ", REGION_NEW_NAME);
     status = qli_region_create(*region_fd, plan, error);
     if (status == QL_OK)
         status = qli_region_inspect(*region_fd, plan->stamp, header, error);
     if (status == QL_OK && renameat(directory_fd, REGION_NEW_NAME, directory_fd, REGION_NAME) != 0)
-        status = qli_error(error, QL_E_STORE, errno, "cannot name the region: %s", strerror(errno));
+        status = refused(error, errno, "the file ", REGION_NAME);
     if (status == QL_OK)
         return record_region(token_fd, *region_fd, header, record, error);
     unlinkat(directory_fd, REGION_NEW_NAME, 0);
@@ -297,7 +314,7 @@ static enum ql_status find_region(int directory_fd, int token_fd,
     if (*region_fd < 0 && errno == ENOENT)
         return make_region(directory_fd, token_fd, plan, &record, region_fd, header, error);
     if (*region_fd < 0)
-        return qli_error(error, QL_E_STORE, errno, "cannot open the region: %s", strerror(errno));
+        return refused(error, errno, "the file ", REGION_NAME);
     status = qli_region_inspect(*region_fd, plan->stamp, header, error);
     return status == QL_OK ? match_region(token_fd, *region_fd, header, &record, error) : status;
 }
@@ -347,16 +364,18 @@ enum ql_status qli_attach_memory(const struct qli_region_plan *plan,
                                  const struct qli_attach_hooks *hooks, struct qli_region *region,
                                  struct ql_error *error)
 {
-    region->lock_fd = memfd_create("quotalite-lock", MFD_CLOEXEC);
-    int region_fd = memfd_create("quotalite-region", MFD_CLOEXEC);
+    int region_fd = -1;
     int token_fd = -1;
     struct qli_region_header header;
     enum ql_status status = QL_OK;
-    if (region->lock_fd < 0 || region_fd < 0)
+    region->lock_fd = memfd_create("quotalite-lock", MFD_CLOEXEC);
+    if (region->lock_fd >= 0)
+        status = know_lock_file(region, error);
+    if (status == QL_OK && region->lock_fd >= 0)
+        region_fd = memfd_create("quotalite-region", MFD_CLOEXEC);
+    if (status == QL_OK && region_fd < 0)
         status =
             qli_error(error, QL_E_SYSTEM, errno, "cannot make a memory file: %s", strerror(errno));
-    if (status == QL_OK)
-        status = know_lock_file(region, error);
     if (status == QL_OK)
         status = enter_store(region, &token_fd, error);
     if (status == QL_OK)

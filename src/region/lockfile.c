@@ -85,14 +85,29 @@ enum ql_status qli_lockfile_read(int fd, struct qli_lock_record *record, bool *e
     return QL_OK;
 }
 
+/* A write that was cut short (by a limit on file sizes) must not stay. */
+static void put_back(int fd, const struct qli_lock_record *before, ssize_t length)
+{
+    if (length >= 0 && pwrite(fd, before, (size_t)length, 0) == length)
+        (void)!ftruncate(fd, length);
+}
+
 enum ql_status qli_lockfile_write(int fd, struct qli_lock_record *record, struct ql_error *error)
 {
+    struct qli_lock_record before;
     memcpy(record->magic, MAGIC, sizeof MAGIC);
     record->endian = QLI_ENDIAN_TAG;
     record->version = QLI_STORE_VERSION;
     record->checksum = record_checksum(record);
+    ssize_t length_before = pread(fd, &before, sizeof before, 0);
     ssize_t length = pwrite(fd, record, sizeof *record, 0);
     if (length == (ssize_t)sizeof *record && qli_system_sync(fd) == 0)
         return QL_OK;
-    return qli_error(error, QL_E_SYSTEM, errno, "cannot write the lock file: %s", strerror(errno));
+    int cause = length >= 0 && length < (ssize_t)sizeof *record ? EFBIG : errno;
+    if (cause == EFBIG)
+        put_back(fd, &before, length_before);
+    return qli_error(error, QL_E_SYSTEM, cause,
+                     "cannot write the lock file: %s; free some space or raise the limit on file "
+                     "sizes, then open again",
+                     strerror(cause));
 }

@@ -35,12 +35,13 @@ enum ql_status qli_region_boot_id(char boot_id[QLI_BOOT_ID_SIZE], struct ql_erro
     memset(boot_id, 0, QLI_BOOT_ID_SIZE);
     int fd = qli_system_open(AT_FDCWD, "/proc/sys/kernel/random/boot_id", O_RDONLY, 0);
     ssize_t length = fd < 0 ? -1 : read(fd, boot_id, 36);
-    int cause = errno;
+    int cause = length < 0 ? errno : EIO;
     if (fd >= 0)
         close(fd);
     if (length != 36)
         return qli_error(error, QL_E_SYSTEM, cause,
-                         "cannot read /proc/sys/kernel/random/boot_id: mount /proc");
+                         "cannot read /proc/sys/kernel/random/boot_id: %s; is /proc mounted?",
+                         strerror(cause));
     return QL_OK;
 }
 
