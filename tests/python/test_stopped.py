@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
 
 import pytest
-from conftest import Worker, eventually
+from conftest import DEADLINE_SECONDS, Worker, eventually
 
 import quotalite
 from quotalite import QuotaTracker
@@ -105,3 +106,30 @@ def test_a_stopped_process_delays_and_loses_nothing(
     assert worker.end() == 0
     assert tracker.bytes_used_today("alice") == count + 5
     assert tracker.store.usage("alice").leases == 0
+
+
+def test_a_charge_that_a_close_overtakes_is_not_lost_silently(
+    make_tracker: Callable[..., QuotaTracker],
+    store_path: str,
+    start_worker: Callable[..., Worker],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tracker = make_tracker(store=store_path, charge_wait_seconds=0.3)
+    worker = start_worker(HAMMER, store_path)
+    assert worker.line() == "ready"
+    stop_inside_the_lock(worker, make_tracker(store=store_path, admit_wait_seconds=0))
+    inside = threading.Event()
+
+    def record() -> None:
+        inside.set()
+        tracker.record_bytes("alice", 5)
+
+    thread = threading.Thread(target=record)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(DEADLINE_SECONDS)  # the GIL comes back when the call waits
+    thread.start()
+    inside.wait()
+    tracker.close()
+    sys.setswitchinterval(interval)
+    thread.join()
+    assert "bytes of alice (amount 5)" in caplog.text

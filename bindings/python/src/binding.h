@@ -66,8 +66,23 @@ PyMODINIT_FUNC PyInit__quotalite(void);
 
 /* A call's arguments by position or by name. names ends with NULL; the first
  * required of them must be there; out has room for all, NULL where not given. */
-bool argument_parse(const char *function, const char *const *names, int required,
-                    PyObject *const *args, Py_ssize_t count, PyObject *keywords, PyObject **out);
+bool argument_parse_slowly(const char *function, const char *const *names, int required,
+                           PyObject *const *args, Py_ssize_t count, PyObject *keywords,
+                           PyObject **out);
+
+/* The same; quick if all arguments, one or two, are given by position. */
+static inline bool argument_parse(const char *function, const char *const *names, int required,
+                                  PyObject *const *args, Py_ssize_t count, PyObject *keywords,
+                                  PyObject **out)
+{
+    bool two = names[1] != NULL;
+    if (keywords != NULL || count != (two ? 2 : 1) || (two && names[2] != NULL))
+        return argument_parse_slowly(function, names, required, args, count, keywords, out);
+    out[0] = args[0];
+    if (two)
+        out[1] = args[1];
+    return true;
+}
 
 /* A user's id as one segment: a new reference to the str that holds it, and
  * its bytes in *text. NULL with TypeError or ValueError. */
@@ -88,17 +103,36 @@ PyObject *failure_raise_text(enum ql_status status, const char *text);
 /* Raises QuotaExceededError. Always NULL. */
 PyObject *failure_refused(const struct ql_verdict *verdict);
 
+/* Raises that a tracker was not initialised. Always NULL. */
+PyObject *failure_no_store(void);
+
 /* Calls a function of quotalite._support for its log line; never raises. */
 void failure_report(const char *function, const char *detail, int64_t amount);
 
 /* ---- store.c ----------------------------------------------------------- */
 
-/* Around each ql_ call. enter raises and gives false if the store is closed. */
-bool store_enter(struct store *store);
-void store_leave(struct store *store);
+/* What store_begin and store_end do when there is something to do. */
+bool store_begin_slowly(struct store *store);
+void store_finish(struct store *store);
 
-/* Asks the store's clock, if it has one. false: it raised. */
-bool store_tick(struct store *store);
+/* Around each ql_ call. begin asks the store's clock, if it has one, tries what
+ * is queued, and counts the caller in. false, with an exception: the clock
+ * raised, the store is closed, or there is none (NULL). */
+static inline bool store_begin(struct store *store)
+{
+    if (store == NULL || store->ql == NULL || store->closing || store->clock != NULL ||
+        store->queue.count > 0)
+        return store_begin_slowly(store);
+    store->calls++;
+    return true;
+}
+
+static inline void store_end(struct store *store)
+{
+    store->calls--;
+    if (store->calls == 0 && store->closing)
+        store_finish(store);
+}
 
 /* Hands the clock's last value over without asking it. */
 void store_tick_last(struct store *store);
@@ -118,13 +152,9 @@ PyObject *store_limit_states(const struct ql_limit_state *limits, uint32_t count
 PyObject *lease_new(struct store *store, struct ql_lease lease, PyObject *subject);
 bool lease_value(PyObject *lease_or_text, struct ql_lease *lease);
 
-/* ---- tracker.c --------------------------------------------------------- */
-
-struct store *tracker_store(PyObject *tracker);
-
 /* ---- slot.c ------------------------------------------------------------ */
 
-PyObject *slot_new(PyObject *tracker, PyObject *subject, const char *text);
+PyObject *slot_new(struct store *store, PyObject *subject, const char *text);
 
 /* ---- queue.c ----------------------------------------------------------- */
 

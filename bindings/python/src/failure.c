@@ -36,6 +36,12 @@ PyObject *failure_refused(const struct ql_verdict *verdict)
                                           (unsigned int)verdict->level, limits));
 }
 
+PyObject *failure_no_store(void)
+{
+    PyErr_SetString(PyExc_RuntimeError, "the tracker has no store: call its __init__ first");
+    return NULL;
+}
+
 void failure_report(const char *function, const char *detail, int64_t amount)
 {
     PyObject *type, *value, *traceback;

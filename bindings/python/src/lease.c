@@ -92,12 +92,12 @@ static bool read_charges(PyObject *charges, struct ql_charge *out, size_t *count
 /* Ended only once the library says so: after QL_E_BUSY it is still held. */
 static PyObject *settle(struct lease *self, const struct ql_charge *charges, size_t count)
 {
-    if (!store_tick(self->store) || !store_enter(self->store))
+    if (!store_begin(self->store))
         return NULL;
     enum ql_status status = ql_settle(self->store->ql, self->lease, charges, count);
     if (status == QL_OK || status == QL_E_SETTLED || status == QL_E_EXPIRED)
         self->ended = true;
-    store_leave(self->store);
+    store_end(self->store);
     if (status != QL_OK)
         return failure_raise(status);
     Py_RETURN_NONE;

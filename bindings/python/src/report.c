@@ -63,11 +63,11 @@ PyObject *store_usage(PyObject *self, PyObject *subject)
     struct store *store = (struct store *)self;
     struct ql_usage usage;
     const char *text = argument_subject(subject);
-    if (text == NULL || !store_tick(store) || !store_enter(store))
+    if (text == NULL || !store_begin(store))
         return NULL;
     enum ql_status status = ql_usage(store->ql, text, &usage);
     PyObject *result = status == QL_OK ? usage_tuple(&usage) : failure_raise(status);
-    store_leave(store);
+    store_end(store);
     return result;
 }
 
@@ -83,14 +83,14 @@ PyObject *store_limits(PyObject *self, PyObject *unused)
     struct store *store = (struct store *)self;
     struct ql_limit limits[QL_LIMITS_MAX];
     size_t count = 0;
-    if (!store_tick(store) || !store_enter(store))
+    if (!store_begin(store))
         return NULL;
     enum ql_status status = ql_limits(store->ql, limits, &count);
     PyObject *tuple = status == QL_OK ? PyTuple_New((Py_ssize_t)count) : failure_raise(status);
     for (size_t i = 0; tuple != NULL && i < count; i++)
         if (!tuple_put(tuple, (Py_ssize_t)i, limit_tuple(&limits[i])))
             Py_CLEAR(tuple);
-    store_leave(store);
+    store_end(store);
     return tuple;
 }
 
@@ -142,13 +142,13 @@ PyObject *store_subjects(PyObject *self, PyObject *unused)
     (void)unused;
     struct store *store = (struct store *)self;
     int stopped = 0;
-    if (!store_tick(store) || !store_enter(store))
+    if (!store_begin(store))
         return NULL;
     struct collection collection = {PyList_New(0), 0};
     enum ql_status status = QL_E_NOMEM;
     if (collection.list != NULL)
         status = ql_each_subject(store->ql, visit_subject, &collection, &stopped);
-    store_leave(store);
+    store_end(store);
     return collected(&collection, status, stopped);
 }
 
@@ -157,13 +157,13 @@ PyObject *store_leases(PyObject *self, PyObject *unused)
     (void)unused;
     struct store *store = (struct store *)self;
     int stopped = 0;
-    if (!store_tick(store) || !store_enter(store))
+    if (!store_begin(store))
         return NULL;
     struct collection collection = {PyList_New(0), 0};
     enum ql_status status = QL_E_NOMEM;
     if (collection.list != NULL)
         status = ql_each_lease(store->ql, visit_lease, &collection, &stopped);
-    store_leave(store);
+    store_end(store);
     return collected(&collection, status, stopped);
 }
 
@@ -173,10 +173,10 @@ PyObject *store_verify(PyObject *self, PyObject *unused)
     struct store *store = (struct store *)self;
     struct ql_verify_report report;
     struct ql_error error;
-    if (!store_tick(store) || !store_enter(store))
+    if (!store_begin(store))
         return NULL;
     enum ql_status status = ql_verify(store->ql, &report, &error);
-    store_leave(store);
+    store_end(store);
     if (status != QL_OK)
         return failure_raise_text(status, error.text);
     return MAKE("VerifyReport", "KKKKKKK", (unsigned long long)report.subjects,

@@ -11,21 +11,21 @@
 enum slot_state { SLOT_NEW, SLOT_HELD, SLOT_OVER };
 
 struct slot {
-    PyObject_HEAD PyObject *tracker;
+    PyObject_HEAD struct store *store;
     PyObject *subject; /* the str that text points into */
     const char *text;
     struct ql_lease lease;
     enum slot_state state;
 };
 
-PyObject *slot_new(PyObject *tracker, PyObject *subject, const char *text)
+PyObject *slot_new(struct store *store, PyObject *subject, const char *text)
 {
     struct slot *self = PyObject_New(struct slot, quotalite.slot_type);
     if (self == NULL)
         return NULL;
-    Py_INCREF(tracker);
+    Py_INCREF((PyObject *)store);
     Py_INCREF(subject);
-    self->tracker = tracker;
+    self->store = store;
     self->subject = subject;
     self->text = text;
     self->state = SLOT_NEW;
@@ -36,7 +36,7 @@ PyObject *slot_new(PyObject *tracker, PyObject *subject, const char *text)
  * second thread can enter meanwhile. */
 static bool enter(struct slot *self)
 {
-    struct store *store = tracker_store(self->tracker);
+    struct store *store = self->store;
     struct ql_verdict verdict;
     if (self->state != SLOT_NEW) {
         PyErr_SetString(PyExc_RuntimeError,
@@ -44,7 +44,7 @@ static bool enter(struct slot *self)
         return false;
     }
     self->state = SLOT_OVER;
-    if (!store_tick(store) || !store_enter(store))
+    if (!store_begin(store))
         return false;
     enum ql_status status = ql_acquire(store->ql, self->text, &self->lease, &verdict);
     if (status == QL_OK)
@@ -53,7 +53,7 @@ static bool enter(struct slot *self)
         failure_refused(&verdict);
     else
         failure_raise(status);
-    store_leave(store);
+    store_end(store);
     return status == QL_OK;
 }
 
@@ -62,7 +62,7 @@ static void leave(struct slot *self)
     if (self->state != SLOT_HELD)
         return;
     self->state = SLOT_OVER;
-    store_release(tracker_store(self->tracker), self->lease);
+    store_release(self->store, self->lease);
 }
 
 static void slot_dealloc(PyObject *object)
@@ -70,9 +70,9 @@ static void slot_dealloc(PyObject *object)
     struct slot *self = (struct slot *)object;
     PyTypeObject *type = Py_TYPE(object);
     leave(self);
-    Py_DECREF(self->tracker);
+    Py_DECREF((PyObject *)self->store);
     Py_DECREF(self->subject);
-    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
+    PyObject_Free(object);
     Py_DECREF(type);
 }
 

@@ -35,47 +35,8 @@ static void wait_end(void *context, void *token)
 
 /* ---- around each call -------------------------------------------------- */
 
-static void close_handle(struct store *store)
+static bool tick(struct store *store)
 {
-    struct ql *ql = store->ql;
-    store->ql = NULL;
-    PyThreadState *thread = PyEval_SaveThread();
-    without_gil = true;
-    ql_close(ql);
-    without_gil = false;
-    PyEval_RestoreThread(thread);
-}
-
-bool store_enter(struct store *store)
-{
-    if (store->ql == NULL || store->closing) {
-        PyErr_SetString(PyExc_ValueError, "the store is closed: open it again");
-        return false;
-    }
-    store->calls++;
-    if (store->queue.count > 0)
-        queue_drain(store, false);
-    return true;
-}
-
-void store_leave(struct store *store)
-{
-    store->calls--;
-    if (store->calls == 0 && store->closing && store->ql != NULL)
-        close_handle(store);
-}
-
-void store_tick_last(struct store *store)
-{
-    clock_now = store->last_now;
-}
-
-bool store_tick(struct store *store)
-{
-    if (store == NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "the tracker has no store: call its __init__ first");
-        return false;
-    }
     if (store->clock == NULL)
         return true;
     PyObject *now = PyObject_CallObject(store->clock, NULL);
@@ -89,16 +50,62 @@ bool store_tick(struct store *store)
     return true;
 }
 
+void store_tick_last(struct store *store)
+{
+    clock_now = store->last_now;
+}
+
+static bool count_in(struct store *store)
+{
+    if (store->ql == NULL || store->closing) {
+        PyErr_SetString(PyExc_ValueError, "the store is closed: open it again");
+        return false;
+    }
+    store->calls++;
+    return true;
+}
+
+bool store_begin_slowly(struct store *store)
+{
+    if (store == NULL)
+        return failure_no_store() != NULL;
+    if (!tick(store) || !count_in(store))
+        return false;
+    if (store->queue.count > 0) {
+        queue_drain(store, false);
+        store_tick_last(store); /* its log lines may have run another store's clock */
+    }
+    return true;
+}
+
+/* The last thread inside a store that is closing closes it. What the others
+ * put into the queue since is tried once more. */
+void store_finish(struct store *store)
+{
+    struct ql *ql = store->ql;
+    if (ql == NULL)
+        return;
+    queue_drain(store, true);
+    queue_clear(store);
+    store->ql = NULL;
+    PyThreadState *thread = PyEval_SaveThread();
+    without_gil = true;
+    ql_close(ql);
+    without_gil = false;
+    PyEval_RestoreThread(thread);
+}
+
 void store_release(struct store *store, struct ql_lease lease)
 {
     if (store->ql == NULL || store->closing)
         return; /* closing it gave the lease back */
     store->calls++;
-    store_tick_last(store);
+    if (store->clock != NULL)
+        store_tick_last(store);
     enum ql_status status = ql_release(store->ql, lease);
     if (status == QL_E_BUSY)
         queue_add_release(store, lease, status);
-    store_leave(store);
+    store_end(store);
 }
 
 static bool is_argument_error(enum ql_status status)
@@ -108,13 +115,13 @@ static bool is_argument_error(enum ql_status status)
 
 bool store_charge(struct store *store, const char *subject, const char *meter, int64_t amount)
 {
-    if (!store_tick(store) || !store_enter(store))
+    if (!store_begin(store))
         return false;
     enum ql_status status = ql_charge(store->ql, subject, meter, amount, NULL);
     bool ours = status >= 0 || !is_argument_error(status);
     if (status < 0 && ours)
         queue_add_charge(store, subject, meter, amount, status);
-    store_leave(store);
+    store_end(store);
     if (!ours)
         failure_raise(status);
     return ours;
@@ -165,7 +172,7 @@ static int open_handle(struct store *store, const char *path, const struct ql_op
 {
     struct ql_error error;
     struct ql *ql;
-    if (!store_tick(store))
+    if (!tick(store))
         return -1;
     PyThreadState *thread = PyEval_SaveThread();
     without_gil = true;
@@ -261,14 +268,24 @@ static PyObject *store_close(PyObject *self, PyObject *unused)
         queue_drain(store, true);
         queue_clear(store);
         store->closing = true;
-        store_leave(store);
+        store_end(store);
     }
     Py_RETURN_NONE;
+}
+
+/* There is no tp_clear: the clock stays until the store is closed. What it
+ * refers to can break a cycle. */
+static int store_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((struct store *)self)->clock);
+    return 0;
 }
 
 static void store_dealloc(PyObject *self)
 {
     PyObject *type, *value, *traceback;
+    PyObject_GC_UnTrack(self);
     PyErr_Fetch(&type, &value, &traceback);
     Py_XDECREF(store_close(self, NULL));
     PyErr_Restore(type, value, traceback);
@@ -282,11 +299,11 @@ static PyObject *store_drain(PyObject *self, PyObject *unused)
 {
     (void)unused;
     struct store *store = (struct store *)self;
-    if (!store_enter(store))
+    if (!count_in(store))
         return NULL;
     queue_drain(store, true);
     size_t left = store->queue.count;
-    store_leave(store);
+    store_end(store);
     return PyLong_FromSize_t(left);
 }
 
@@ -316,11 +333,11 @@ static PyObject *store_check(PyObject *self, PyObject *const *args, Py_ssize_t c
         return NULL;
     if (in[1] != NULL && in[1] != Py_None && (limit = argument_subject(in[1])) == NULL)
         return NULL;
-    if (!store_tick(store) || !store_enter(store))
+    if (!store_begin(store))
         return NULL;
     enum ql_status status = ql_check(store->ql, subject, limit, &verdict);
     PyObject *result = answer(status, &verdict);
-    store_leave(store);
+    store_end(store);
     return result;
 }
 
@@ -330,7 +347,7 @@ static PyObject *take(struct store *store, PyObject *subject, bool budgets,
     struct ql_lease lease;
     struct ql_verdict verdict;
     const char *text = argument_subject(subject);
-    if (text == NULL || !store_tick(store) || !store_enter(store))
+    if (text == NULL || !store_begin(store))
         return NULL;
     enum ql_status status = budgets ? ql_admit(store->ql, text, request, &lease, &verdict)
                                     : ql_acquire(store->ql, text, &lease, &verdict);
@@ -339,7 +356,7 @@ static PyObject *take(struct store *store, PyObject *subject, bool budgets,
         result = lease_new(store, lease, subject);
     else
         result = answer(status, &verdict);
-    store_leave(store);
+    store_end(store);
     return result;
 }
 
@@ -379,10 +396,10 @@ static PyObject *store_charge_method(PyObject *self, PyObject *const *args, Py_s
     const char *meter = subject == NULL ? NULL : argument_subject(in[1]);
     if (meter == NULL || !argument_amount(in[2], &amount))
         return NULL;
-    if (!store_tick(store) || !store_enter(store))
+    if (!store_begin(store))
         return NULL;
     enum ql_status status = ql_charge(store->ql, subject, meter, amount, NULL);
-    store_leave(store);
+    store_end(store);
     if (status != QL_OK)
         return failure_raise(status);
     Py_RETURN_NONE;
@@ -392,10 +409,10 @@ static PyObject *store_revoke(PyObject *self, PyObject *which)
 {
     struct store *store = (struct store *)self;
     struct ql_lease lease;
-    if (!lease_value(which, &lease) || !store_tick(store) || !store_enter(store))
+    if (!lease_value(which, &lease) || !store_begin(store))
         return NULL;
     enum ql_status status = ql_revoke(store->ql, lease);
-    store_leave(store);
+    store_end(store);
     if (status != QL_OK)
         return failure_raise(status);
     Py_RETURN_NONE;
@@ -429,6 +446,7 @@ static PyMethodDef methods[] = {
 static PyType_Slot slots[] = {
     {Py_tp_new, store_make},
     {Py_tp_dealloc, store_dealloc},
+    {Py_tp_traverse, store_traverse},
     {Py_tp_methods, methods},
     {Py_tp_doc, "A store that is open. Made by quotalite.Store."},
     {0, NULL},
@@ -437,6 +455,6 @@ static PyType_Slot slots[] = {
 PyType_Spec store_spec = {
     .name = "quotalite._quotalite.Store",
     .basicsize = sizeof(struct store),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .slots = slots,
 };

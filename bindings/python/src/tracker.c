@@ -14,7 +14,7 @@ struct tracker {
     PyObject_HEAD struct store *store;
 };
 
-struct store *tracker_store(PyObject *tracker)
+static struct store *store_of(PyObject *tracker)
 {
     return ((struct tracker *)tracker)->store;
 }
@@ -37,10 +37,27 @@ static int tracker_init(PyObject *self, PyObject *args, PyObject *keywords)
     return 0;
 }
 
+static int tracker_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT((PyObject *)store_of(self));
+    return 0;
+}
+
+static int tracker_clear(PyObject *self)
+{
+    struct tracker *tracker = (struct tracker *)self;
+    PyObject *store = (PyObject *)tracker->store;
+    tracker->store = NULL;
+    Py_XDECREF(store);
+    return 0;
+}
+
 static void tracker_dealloc(PyObject *object)
 {
     PyTypeObject *type = Py_TYPE(object);
-    Py_XDECREF((PyObject *)((struct tracker *)object)->store);
+    PyObject_GC_UnTrack(object);
+    tracker_clear(object);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
     Py_DECREF(type);
 }
@@ -58,7 +75,8 @@ static PyObject *tracker_acquire(PyObject *self, PyObject *const *args, Py_ssize
     PyObject *segment = argument_segment(in[0], &text);
     if (segment == NULL)
         return NULL;
-    PyObject *slot = slot_new(self, segment, text);
+    struct store *store = store_of(self);
+    PyObject *slot = store == NULL ? failure_no_store() : slot_new(store, segment, text);
     Py_DECREF(segment);
     return slot;
 }
@@ -76,16 +94,16 @@ static PyObject *check_answer(enum ql_status status, const struct ql_verdict *ve
 
 static PyObject *check(PyObject *self, PyObject *user, const char *limit)
 {
-    struct store *store = tracker_store(self);
+    struct store *store = store_of(self);
     struct ql_verdict verdict;
     const char *text;
     PyObject *segment = argument_segment(user, &text);
     if (segment == NULL)
         return NULL;
     PyObject *result = NULL;
-    if (store_tick(store) && store_enter(store)) {
+    if (store_begin(store)) {
         result = check_answer(ql_check(store->ql, text, limit, &verdict), &verdict);
-        store_leave(store);
+        store_end(store);
     }
     Py_DECREF(segment);
     return result;
@@ -97,7 +115,7 @@ static PyObject *charge(PyObject *self, PyObject *user, const char *meter, int64
     PyObject *segment = argument_segment(user, &text);
     if (segment == NULL)
         return NULL;
-    bool done = amount <= 0 || store_charge(tracker_store(self), text, meter, amount);
+    bool done = amount <= 0 || store_charge(store_of(self), text, meter, amount);
     Py_DECREF(segment);
     if (!done)
         return NULL;
@@ -106,20 +124,20 @@ static PyObject *charge(PyObject *self, PyObject *user, const char *meter, int64
 
 static PyObject *used(PyObject *self, PyObject *user, const char *limit)
 {
-    struct store *store = tracker_store(self);
+    struct store *store = store_of(self);
     const char *text;
     PyObject *segment = argument_segment(user, &text);
     if (segment == NULL)
         return NULL;
     PyObject *result = NULL;
     struct ql_verdict verdict;
-    if (store_tick(store) && store_enter(store)) {
+    if (store_begin(store)) {
         enum ql_status status = ql_check(store->ql, text, limit, &verdict);
         if (status < 0)
             failure_raise(status);
         else
             result = PyLong_FromLongLong(verdict.limits[0].used);
-        store_leave(store);
+        store_end(store);
     }
     Py_DECREF(segment);
     return result;
@@ -171,7 +189,7 @@ static PyObject *tracker_record_estimate(PyObject *self, PyObject *const *args, 
 static PyObject *tracker_close(PyObject *self, PyObject *unused)
 {
     (void)unused;
-    PyObject *store = (PyObject *)tracker_store(self);
+    PyObject *store = (PyObject *)store_of(self);
     if (store == NULL)
         Py_RETURN_NONE;
     return PyObject_CallMethod(store, "close", NULL);
@@ -180,7 +198,7 @@ static PyObject *tracker_close(PyObject *self, PyObject *unused)
 static PyObject *tracker_get_store(PyObject *self, void *unused)
 {
     (void)unused;
-    PyObject *store = (PyObject *)tracker_store(self);
+    PyObject *store = (PyObject *)store_of(self);
     if (store == NULL)
         store = Py_None;
     Py_INCREF(store);
@@ -222,6 +240,8 @@ static PyType_Slot slots[] = {
     {Py_tp_new, PyType_GenericNew},
     {Py_tp_init, tracker_init},
     {Py_tp_dealloc, tracker_dealloc},
+    {Py_tp_traverse, tracker_traverse},
+    {Py_tp_clear, tracker_clear},
     {Py_tp_methods, methods},
     {Py_tp_getset, properties},
     {Py_tp_doc, "The calls of quotalite.QuotaTracker."},
@@ -231,6 +251,6 @@ static PyType_Slot slots[] = {
 PyType_Spec tracker_spec = {
     .name = "quotalite._quotalite.Tracker",
     .basicsize = sizeof(struct tracker),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .slots = slots,
 };
