@@ -248,7 +248,7 @@ static enum ql_status open_locked(const char *path, const struct ql_options *opt
         status = share(existing, fresh->injected_clock, error);
     if (status != QL_OK || existing != NULL) {
         free_store(fresh);
-        *store = existing;
+        *store = status == QL_OK ? existing : NULL;
         return status;
     }
     fresh->next = table;

@@ -252,6 +252,19 @@ static void a_store_has_one_kind_of_clock(void **state)
     assert_int_equal(open_at(path_of("store"), options, &ql), QL_E_CLOCK);
 }
 
+static void a_refused_open_leaves_the_open_handle_alone(void **state)
+{
+    (void)state;
+    struct ql *ql, *other;
+    assert_int_equal(open_at(path_of("store"), small_options(), &ql), QL_OK);
+    struct ql_options options = small_options();
+    options.clock = noon;
+    assert_int_equal(open_at(path_of("store"), options, &other), QL_E_CLOCK);
+    assert_int_equal(open_at(path_of("store"), options, &other), QL_E_CLOCK);
+    assert_int_equal(ql_charge(ql, "alice", "bytes", 1, NULL), QL_OK);
+    ql_close(ql);
+}
+
 static void places_that_cannot_be_a_store(void **state)
 {
     (void)state;
@@ -469,6 +482,7 @@ int main(void)
         CASE(a_store_has_room_for_more_meters),
         CASE(bad_limits_are_named),
         CASE(a_store_has_one_kind_of_clock),
+        CASE(a_refused_open_leaves_the_open_handle_alone),
         CASE(places_that_cannot_be_a_store),
         CASE(a_directory_of_another_owner),
         CASE(a_lock_file_with_garbage),
