@@ -90,16 +90,15 @@ void ql_close(struct ql *ql)
     free(ql);
 }
 
-enum ql_status qli_handle_prepare(struct ql *ql, int64_t wait_ms, int64_t system_ns)
+enum ql_status qli_handle_prepare(struct ql *ql, int64_t wait_ms, int64_t system_ns, uint64_t *self)
 {
     struct qli_engine *engine = &ql->store->engine;
-    uint64_t self;
-    enum ql_status status = qli_store_self(ql->store, &self);
+    enum ql_status status = qli_store_self(ql->store, self);
     if (status == QL_OK && qli_region_corrupt(&engine->region))
         status = QL_E_CORRUPT;
     if (status == QL_OK)
-        status = qli_store_tick(ql->store, self, system_ns);
+        status = qli_store_tick(ql->store, *self, system_ns);
     if (status == QL_OK && qli_limits_stale(engine))
-        status = qli_limits_refresh(engine, self, wait_ms);
+        status = qli_limits_refresh(engine, *self, wait_ms);
     return status;
 }

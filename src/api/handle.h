@@ -17,14 +17,16 @@ struct ql {
 
 /* What few calls meet: a forked child registers, a tick is due, the limits have
  * changed, the store is lost or damaged. */
-enum ql_status qli_handle_prepare(struct ql *ql, int64_t wait_ms, int64_t system_ns);
+enum ql_status qli_handle_prepare(struct ql *ql, int64_t wait_ms, int64_t system_ns,
+                                  uint64_t *self);
 
-static inline bool qli_handle_needs_preparing(struct qli_store *store, int64_t system_ns)
+static inline bool qli_handle_needs_preparing(struct qli_store *store, uint64_t self,
+                                              int64_t system_ns)
 {
     struct qli_engine *engine = &store->engine;
     uint64_t since_tick_ns =
         (uint64_t)(system_ns - __atomic_load_n(&store->last_tick_ns, __ATOMIC_RELAXED));
-    return since_tick_ns >= (uint64_t)QLI_TICK_NS || qli_holder_self(&engine->region) == 0 ||
+    return since_tick_ns >= (uint64_t)QLI_TICK_NS || self == 0 ||
            __atomic_load_n(&store->lost, __ATOMIC_RELAXED) != 0 ||
            qli_region_corrupt(&engine->region) || qli_limits_stale(engine);
 }
@@ -35,14 +37,15 @@ static inline enum ql_status qli_handle_begin(struct ql *ql, int64_t wait_ms, st
     struct qli_store *store = ql->store;
     struct qli_engine *engine = &store->engine;
     int64_t system_ns = qli_clock_calendar_ns();
-    if (__builtin_expect(qli_handle_needs_preparing(store, system_ns), 0)) {
-        enum ql_status status = qli_handle_prepare(ql, wait_ms, system_ns);
+    /* Read once: another thread may lose the store meanwhile, and 0 takes no lock. */
+    call->self = qli_holder_self(&engine->region);
+    if (__builtin_expect(qli_handle_needs_preparing(store, call->self, system_ns), 0)) {
+        enum ql_status status = qli_handle_prepare(ql, wait_ms, system_ns, &call->self);
         if (status != QL_OK)
             return status;
     }
     call->engine = engine;
     call->limits = qli_limits_current(engine);
-    call->self = qli_holder_self(&engine->region);
     call->wait_ms = wait_ms;
     call->boot_ns =
         __atomic_load_n(&engine->page->deadlines, __ATOMIC_RELAXED) != 0 ? qli_clock_boot_ns() : 0;

@@ -70,6 +70,7 @@ static inline enum ql_status qli_guard_enter(struct qli_region *region, struct q
                                              uint64_t self, int64_t wait_ms)
 {
     uint64_t free_word = 0;
+    assert(self != 0);
     if (__builtin_expect(!__atomic_compare_exchange_n(&guard->word, &free_word, self, false,
                                                       __ATOMIC_ACQUIRE, __ATOMIC_RELAXED),
                          0))

@@ -264,10 +264,10 @@ int kt_process_descriptors_reused(void)
         reuse_descriptors(impatient);
     kt_await(&kt_flags[DONE], 1);
     kt_expect(kt_enter(ql, &section), QL_OK, "enter");
-    uint64_t word = section.guard->word;
+    uint64_t word = section.log.guard->word;
     kt_flags[GO] = 1;
     kt_wait_success(pid);
-    KT_CHECK((section.guard->word | QLI_WORD_WAITERS) == (word | QLI_WORD_WAITERS),
+    KT_CHECK((section.log.guard->word | QLI_WORD_WAITERS) == (word | QLI_WORD_WAITERS),
              "the lock was stolen");
     qli_section_leave(&section);
     kt_await_held(ql, 0);
