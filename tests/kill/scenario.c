@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/siphash.h"
+#include "engine/lease.h"
 #include "region/lockfile.h"
 
 char kt_directory[KT_PATH];
@@ -139,7 +140,9 @@ int64_t kt_leases_counted(struct ql *ql)
 {
     struct qli_section section;
     kt_expect(kt_enter(ql, &section), QL_OK, "enter");
-    int64_t count = (int64_t)section.shard->lease_count;
+    int64_t count = 0;
+    for (uint64_t i = 1; i <= section.shard->lease_top; i++)
+        count += qli_lease_state(qli_lease_at(&section, i)) == QLI_LEASE_HELD;
     qli_section_leave(&section);
     return count;
 }
