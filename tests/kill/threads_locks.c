@@ -57,7 +57,8 @@ static void wait_or_hold(void *context, int number)
         if (number != 0) {
             kt_charge(ql, 1);
         } else {
-            while (!(__atomic_load_n(&section.guard->word, __ATOMIC_ACQUIRE) & QLI_WORD_WAITERS))
+            while (
+                !(__atomic_load_n(&section.log.guard->word, __ATOMIC_ACQUIRE) & QLI_WORD_WAITERS))
                 sched_yield();
             qli_section_leave(&section);
         }
