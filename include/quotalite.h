@@ -385,8 +385,10 @@ struct ql_lease_info {
 
 /* Visits every subject (every held lease), in no order. One that comes or goes
  * meanwhile may be seen or not; each is seen at most once and as it stood at
- * one moment. The callback runs without locks and may call quotalite; a value
- * other than 0 ends the visit and is returned through *stopped (may be NULL). */
+ * one moment. The callback runs without locks, may call quotalite, and may fork:
+ * where the child returns from it too, the visit goes on there as the child's
+ * own. A value other than 0 ends the visit and is returned through *stopped (may
+ * be NULL). */
 typedef int (*ql_subject_visitor)(void *context, const struct ql_subject_info *subject);
 typedef int (*ql_lease_visitor)(void *context, const struct ql_lease_info *lease);
 QL_API QL_MUST_USE enum ql_status ql_each_subject(struct ql *ql, ql_subject_visitor visit,

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Walking over everything. A batch of slots is copied under the lock, the
- * caller's function is called without it.
+ * caller's function is called without it. It may do what it likes, fork
+ * included: so each batch is a call of its own, which asks anew who we are.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -16,92 +17,119 @@
 
 #define BATCH 16
 
-struct subject_copy {
+/* One that is visited. */
+struct copy {
     char key[QL_SUBJECT_MAX + 1];
-    struct ql_usage usage;
+    union {
+        struct ql_usage usage;
+        struct ql_lease_info lease;
+    } of;
 };
 
-struct lease_copy {
-    char key[QL_SUBJECT_MAX + 1];
-    struct ql_lease_info info;
+struct walk {
+    struct ql *ql;
+    uint64_t shard_slots;
+    /* Copies the slot, if *found. The shard's lock is held. */
+    enum ql_status (*copy_locked)(const struct qli_call *call, struct qli_section *section,
+                                  uint64_t index, struct copy *copy, bool *found);
+    int (*show)(const struct walk *walk, const struct copy *copy);
+    union {
+        ql_subject_visitor subject;
+        ql_lease_visitor lease;
+    } visit;
+    void *context;
 };
 
-static enum ql_status begin_visit(struct ql *ql, struct qli_call *call)
+/* Copies the slots from *next on; *next is then the first not looked at. */
+static enum ql_status copy_batch(const struct walk *walk, uint64_t shard, uint64_t *next,
+                                 struct copy copies[BATCH], size_t *count)
 {
-    if (ql == NULL)
-        return QL_E_INVALID;
-    enum ql_status status = qli_handle_begin(ql, ql->options.admit_wait_ms, call);
-    if (status == QL_OK && qli_operation_reap_dead(call) == QL_E_CORRUPT)
-        status = QL_E_CORRUPT;
-    return status;
-}
-
-/* ---- subjects ------------------------------------------------------------ */
-
-/* Copies the used slots from *next on; *next is then the first not looked at. */
-static enum ql_status copy_subjects(const struct qli_call *call, uint64_t shard, uint64_t *next,
-                                    struct subject_copy copies[BATCH], size_t *count)
-{
+    struct qli_call call;
     struct qli_section section;
     *count = 0;
-    enum ql_status status = qli_section_enter(call, shard, &section);
+    enum ql_status status = qli_handle_begin(walk->ql, walk->ql->options.admit_wait_ms, &call);
+    if (status == QL_OK)
+        status = qli_section_enter(&call, shard, &section);
     if (status != QL_OK)
         return status;
-    for (; *count < BATCH && *next <= call->engine->geometry.shard_subjects; ++*next) {
-        struct qli_subject *subject = qli_subject_at(&section, *next);
-        if (qli_subject_kind(subject) != QLI_SUBJECT_USED)
-            continue;
-        status = qli_subject_key(&section, subject, copies[*count].key);
-        if (status == QL_OK)
-            status = qli_operation_report_locked(&section, call, subject, &copies[*count].usage);
+    for (; *count < BATCH && *next <= walk->shard_slots; ++*next) {
+        bool found = false;
+        status = walk->copy_locked(&call, &section, *next, &copies[*count], &found);
         if (status != QL_OK)
             return qli_section_abandon(&section, status);
-        ++*count;
+        *count += found;
     }
     qli_section_leave(&section);
     return QL_OK;
 }
 
-static enum ql_status visit_shard_subjects(const struct qli_call *call, uint64_t shard,
-                                           ql_subject_visitor visit, void *context, int *stopped)
+static enum ql_status walk_shard(const struct walk *walk, uint64_t shard, int *stopped)
 {
-    struct subject_copy copies[BATCH];
+    struct copy copies[BATCH];
     size_t count;
-    for (uint64_t next = 1; next <= call->engine->geometry.shard_subjects;) {
-        enum ql_status status = copy_subjects(call, shard, &next, copies, &count);
+    for (uint64_t next = 1; next <= walk->shard_slots && *stopped == 0;) {
+        enum ql_status status = copy_batch(walk, shard, &next, copies, &count);
         if (status != QL_OK)
             return status;
-        for (size_t i = 0; i < count && *stopped == 0; i++) {
-            struct ql_subject_info info = {copies[i].key, copies[i].usage};
-            *stopped = visit(context, &info);
-        }
-        if (*stopped != 0)
-            break;
+        for (size_t i = 0; i < count && *stopped == 0; i++)
+            *stopped = walk->show(walk, &copies[i]);
     }
     return QL_OK;
 }
 
-enum ql_status ql_each_subject(struct ql *ql, ql_subject_visitor visit, void *context, int *stopped)
+static enum ql_status walk_all(const struct walk *walk, int *stopped)
 {
     int unused;
     struct qli_call call;
     stopped = stopped != NULL ? stopped : &unused;
     *stopped = 0;
-    enum ql_status status = visit != NULL ? begin_visit(ql, &call) : QL_E_INVALID;
-    if (status != QL_OK)
-        return status;
-    for (uint64_t shard = 0; shard < call.engine->geometry.shard_count && *stopped == 0; shard++) {
-        status = visit_shard_subjects(&call, shard, visit, context, stopped);
-        if (status != QL_OK)
-            return status;
-    }
-    return QL_OK;
+    enum ql_status status = qli_handle_begin(walk->ql, walk->ql->options.admit_wait_ms, &call);
+    if (status == QL_OK && qli_operation_reap_dead(&call) == QL_E_CORRUPT)
+        status = QL_E_CORRUPT;
+    uint64_t shards = walk->ql->store->engine.geometry.shard_count;
+    for (uint64_t shard = 0; status == QL_OK && shard < shards && *stopped == 0; shard++)
+        status = walk_shard(walk, shard, stopped);
+    return status;
+}
+
+/* ---- subjects ------------------------------------------------------------ */
+
+static enum ql_status copy_subject_locked(const struct qli_call *call, struct qli_section *section,
+                                          uint64_t index, struct copy *copy, bool *found)
+{
+    struct qli_subject *subject = qli_subject_at(section, index);
+    *found = qli_subject_kind(subject) == QLI_SUBJECT_USED;
+    if (!*found)
+        return QL_OK;
+    enum ql_status status = qli_operation_report_locked(section, call, subject, &copy->of.usage);
+    return status == QL_OK ? qli_subject_key(section, subject, copy->key) : status;
+}
+
+static int show_subject(const struct walk *walk, const struct copy *copy)
+{
+    struct ql_subject_info info = {copy->key, copy->of.usage};
+    return walk->visit.subject(walk->context, &info);
+}
+
+enum ql_status ql_each_subject(struct ql *ql, ql_subject_visitor visit, void *context, int *stopped)
+{
+    if (ql == NULL || visit == NULL)
+        return QL_E_INVALID;
+    const struct walk walk = {
+        .ql = ql,
+        .shard_slots = ql->store->engine.geometry.shard_subjects,
+        .copy_locked = copy_subject_locked,
+        .show = show_subject,
+        .visit.subject = visit,
+        .context = context,
+    };
+    return walk_all(&walk, stopped);
 }
 
 /* ---- leases -------------------------------------------------------------- */
 
 static void describe_lease(const struct qli_call *call, const struct qli_section *section,
-                           uint64_t index, int64_t boot_ns, struct ql_lease_info *info)
+                           uint64_t index, struct ql_lease_info *info)
 {
     const struct qli_engine *engine = call->engine;
     const struct qli_lease *lease = qli_lease_at(section, index);
@@ -115,64 +143,41 @@ static void describe_lease(const struct qli_call *call, const struct qli_section
         .own = lease->holder == call->self,
     };
     if (lease->deadline_ns != 0)
-        info->expires_in_ms = ((int64_t)lease->deadline_ns - boot_ns) / QLI_NS_PER_MS;
+        info->expires_in_ms = ((int64_t)lease->deadline_ns - call->boot_ns) / QLI_NS_PER_MS;
 }
 
-static enum ql_status copy_leases(const struct qli_call *call, uint64_t shard, uint64_t *next,
-                                  struct lease_copy copies[BATCH], size_t *count)
+static enum ql_status copy_lease_locked(const struct qli_call *call, struct qli_section *section,
+                                        uint64_t index, struct copy *copy, bool *found)
 {
-    struct qli_section section;
-    *count = 0;
-    enum ql_status status = qli_section_enter(call, shard, &section);
-    if (status != QL_OK)
-        return status;
-    for (; *count < BATCH && *next <= call->engine->geometry.shard_leases; ++*next) {
-        const struct qli_lease *lease = qli_lease_at(&section, *next);
-        if (qli_lease_state(lease) != QLI_LEASE_HELD || qli_lease_over_age(lease, call))
-            continue;
-        const struct qli_subject *subject = qli_subject_at(&section, lease->subject);
-        status =
-            subject != NULL ? qli_subject_key(&section, subject, copies[*count].key) : QL_E_CORRUPT;
-        if (status != QL_OK)
-            return qli_section_abandon(&section, status);
-        describe_lease(call, &section, *next, call->boot_ns, &copies[*count].info);
-        copies[*count].info.subject = copies[*count].key;
-        ++*count;
-    }
-    qli_section_leave(&section);
-    return QL_OK;
+    const struct qli_lease *lease = qli_lease_at(section, index);
+    *found = qli_lease_state(lease) == QLI_LEASE_HELD && !qli_lease_over_age(lease, call);
+    if (!*found)
+        return QL_OK;
+    describe_lease(call, section, index, &copy->of.lease);
+    const struct qli_subject *subject = qli_subject_at(section, lease->subject);
+    return subject != NULL ? qli_subject_key(section, subject, copy->key) : QL_E_CORRUPT;
 }
 
-static enum ql_status visit_shard_leases(const struct qli_call *call, uint64_t shard,
-                                         ql_lease_visitor visit, void *context, int *stopped)
+static int show_lease(const struct walk *walk, const struct copy *copy)
 {
-    struct lease_copy copies[BATCH];
-    size_t count;
-    for (uint64_t next = 1; next <= call->engine->geometry.shard_leases && *stopped == 0;) {
-        enum ql_status status = copy_leases(call, shard, &next, copies, &count);
-        if (status != QL_OK)
-            return status;
-        for (size_t i = 0; i < count && *stopped == 0; i++)
-            *stopped = visit(context, &copies[i].info);
-    }
-    return QL_OK;
+    struct ql_lease_info info = copy->of.lease;
+    info.subject = copy->key;
+    return walk->visit.lease(walk->context, &info);
 }
 
 enum ql_status ql_each_lease(struct ql *ql, ql_lease_visitor visit, void *context, int *stopped)
 {
-    int unused;
-    struct qli_call call;
-    stopped = stopped != NULL ? stopped : &unused;
-    *stopped = 0;
-    enum ql_status status = visit != NULL ? begin_visit(ql, &call) : QL_E_INVALID;
-    if (status != QL_OK)
-        return status;
-    for (uint64_t shard = 0; shard < call.engine->geometry.shard_count && *stopped == 0; shard++) {
-        status = visit_shard_leases(&call, shard, visit, context, stopped);
-        if (status != QL_OK)
-            return status;
-    }
-    return QL_OK;
+    if (ql == NULL || visit == NULL)
+        return QL_E_INVALID;
+    const struct walk walk = {
+        .ql = ql,
+        .shard_slots = ql->store->engine.geometry.shard_leases,
+        .copy_locked = copy_lease_locked,
+        .show = show_lease,
+        .visit.lease = visit,
+        .context = context,
+    };
+    return walk_all(&walk, stopped);
 }
 
 /* ---- limits, verify ------------------------------------------------------- */

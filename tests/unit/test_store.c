@@ -373,6 +373,47 @@ static void a_removed_region_is_noticed(void **state)
     ql_close(ql);
 }
 
+struct fork_visit {
+    pid_t child;
+    int seen;
+    int own; /* in the later half */
+};
+
+static int fork_once(void *context, const struct ql_lease_info *lease)
+{
+    struct fork_visit *visit = context;
+    if (visit->seen++ == 0)
+        visit->child = fork();
+    visit->own += visit->seen > 50 && lease->own;
+    return 0;
+}
+
+/* A function that is called for each lease forks, and returns in the child too:
+ * the visit goes on there as the child's own. */
+static void a_visit_that_forks(void **state)
+{
+    (void)state;
+    struct ql *ql;
+    struct ql_lease lease;
+    struct fork_visit visit = {0};
+    struct ql_options options = small_options();
+    options.max_subjects = 100;
+    options.limits = NULL;
+    options.limit_count = 0;
+    assert_int_equal(open_at(path_of("store"), options, &ql), QL_OK);
+    for (int i = 0; i < 100; i++)
+        assert_int_equal(ql_acquire(ql, "alice", &lease, NULL), QL_OK);
+    enum ql_status status = ql_each_lease(ql, fork_once, &visit, NULL);
+    if (visit.child == 0)
+        _exit(status == QL_OK && visit.seen == 100 && visit.own == 0 ? 0 : 1);
+    int result;
+    assert_int_equal(waitpid(visit.child, &result, 0), visit.child);
+    assert_int_equal(result, 0);
+    assert_int_equal(status, QL_OK);
+    assert_int_equal(visit.own, 50);
+    ql_close(ql);
+}
+
 static void options_out_of_range(void **state)
 {
     (void)state;
@@ -489,6 +530,7 @@ int main(void)
         CASE(flipped_bits_are_found),
         CASE(truncated_regions_are_found),
         CASE(a_removed_region_is_noticed),
+        CASE(a_visit_that_forks),
         CASE(options_out_of_range),
         CASE(interrupted_calls_are_made_again),
     };
