@@ -134,16 +134,18 @@ static void describe_lease(const struct qli_call *call, const struct qli_section
     const struct qli_engine *engine = call->engine;
     const struct qli_lease *lease = qli_lease_at(section, index);
     uint64_t slot = qli_word_slot(lease->holder);
-    int64_t age_ns = call->now_ns - (int64_t)lease->since_ns;
+    int64_t since_ns = qli_engine_amount(lease->since_ns);
+    int64_t age_ns = call->now_ns - since_ns;
     *info = (struct ql_lease_info){
         .lease = {engine->epoch, qli_lease_generation(lease), qli_lease_number(section, index)},
-        .since = (int64_t)lease->since_ns / QLI_NS_PER_SECOND,
+        .since = since_ns / QLI_NS_PER_SECOND,
         .age_ms = age_ns > 0 ? age_ns / QLI_NS_PER_MS : 0,
         .pid = slot < engine->region.holder_count ? (int64_t)engine->region.holders[slot].pid : 0,
         .own = lease->holder == call->self,
     };
     if (lease->deadline_ns != 0)
-        info->expires_in_ms = ((int64_t)lease->deadline_ns - call->boot_ns) / QLI_NS_PER_MS;
+        info->expires_in_ms =
+            (qli_engine_amount(lease->deadline_ns) - call->boot_ns) / QLI_NS_PER_MS;
 }
 
 static enum ql_status copy_lease_locked(const struct qli_call *call, struct qli_section *section,

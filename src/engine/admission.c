@@ -101,7 +101,7 @@ static void suspect(struct suspects *suspects, uint64_t word)
 static enum ql_status note_holders(const struct qli_section *section,
                                    const struct qli_subject *subject, struct suspects *suspects)
 {
-    uint64_t steps = qli_subject_lease_count(subject);
+    uint64_t steps = qli_lease_list_bound(section, subject);
     for (uint64_t index = qli_subject_first_lease(subject); index != 0; steps--) {
         const struct qli_lease *lease = qli_lease_at(section, index);
         if (lease == NULL || steps == 0)

@@ -19,7 +19,7 @@ static inline int64_t qli_cell_day(const struct qli_cell *cell, int64_t day)
 /* The total of that day, as qli_cell_day corrects it. */
 static inline int64_t qli_cell_total(const struct qli_cell *cell, int64_t day)
 {
-    return (int64_t)cell->day >= day ? (int64_t)cell->total : 0;
+    return (int64_t)cell->day >= day ? qli_engine_amount(cell->total) : 0;
 }
 
 /* The total of the day before it. */
@@ -27,8 +27,8 @@ static inline int64_t qli_cell_yesterday(const struct qli_cell *cell, int64_t da
 {
     int64_t yesterday = qli_cell_day(cell, day) - 1;
     if ((int64_t)cell->day == yesterday)
-        return (int64_t)cell->total;
-    return (int64_t)cell->previous_day == yesterday ? (int64_t)cell->previous_total : 0;
+        return qli_engine_amount(cell->total);
+    return (int64_t)cell->previous_day == yesterday ? qli_engine_amount(cell->previous_total) : 0;
 }
 
 /* Adds an amount, undoably. Stores: the old day and its total to previous, the

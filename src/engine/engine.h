@@ -70,6 +70,13 @@ struct qli_section {
     uint64_t index;          /* of the shard */
 };
 
+/* A word of the region that is an amount, a count or a time: damage may have
+ * made it none, and what is computed from it must not overflow. */
+static inline int64_t qli_engine_amount(uint64_t word)
+{
+    return word <= INT64_MAX ? (int64_t)word : INT64_MAX;
+}
+
 /* Computes the geometry and the plan of a region for these options. */
 enum ql_status qli_engine_plan(const struct ql_options *options, struct qli_region_plan *plan,
                                struct ql_error *error);

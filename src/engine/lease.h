@@ -80,6 +80,16 @@ static inline uint64_t qli_lease_free_slot(const struct qli_section *section)
     return shard->lease_top < section->engine->geometry.shard_leases ? shard->lease_top + 1 : 0;
 }
 
+/* How many leases a subject's list can have: damage can make it go round, and
+ * its count as large as you like. */
+static inline uint64_t qli_lease_list_bound(const struct qli_section *section,
+                                            const struct qli_subject *subject)
+{
+    uint64_t count = qli_subject_lease_count(subject);
+    uint64_t slots = section->engine->geometry.shard_leases;
+    return count < slots ? count : slots;
+}
+
 /* Takes a slot for the subject, undoably. deadline_ns 0: none. QL_E_FULL.
  * Stores: free list or top, life, the links both ways, the subject's list. */
 static inline enum ql_status qli_lease_take_locked(struct qli_section *section,

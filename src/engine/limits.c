@@ -40,23 +40,27 @@ static enum ql_status read_limit(struct qli_limits *limits, size_t i,
         limits->concurrent |= 1u << i;
         return QL_OK;
     }
-    if (shared->meter >= limits->meter_count)
+    uint64_t meter = __atomic_load_n(&shared->meter, __ATOMIC_RELAXED);
+    if (meter >= limits->meter_count)
         return QL_E_CORRUPT;
     limits->windowed |= 1u << i;
-    limits->meter_of[i] = (uint32_t)shared->meter;
-    limits->limits[i].meter = limits->meters[shared->meter];
+    limits->meter_of[i] = (uint32_t)meter;
+    limits->limits[i].meter = limits->meters[meter];
     return QL_OK;
 }
 
+/* Each count is loaded once: what was checked is what is used. */
 static enum ql_status read_page(const struct qli_engine *engine, struct qli_limits *limits)
 {
     const struct qli_limits_page *page = engine->page;
     const struct qli_shared_limits *list = live_list(page);
-    if (page->meter_count > engine->geometry.meter_capacity || list->count > QL_LIMITS_MAX)
+    uint64_t meter_count = __atomic_load_n(&page->meter_count, __ATOMIC_RELAXED);
+    uint64_t count = __atomic_load_n(&list->count, __ATOMIC_RELAXED);
+    if (meter_count > engine->geometry.meter_capacity || count > QL_LIMITS_MAX)
         return QL_E_CORRUPT;
     limits->sequence = page->sequence;
-    limits->count = list->count;
-    limits->meter_count = (uint32_t)page->meter_count;
+    limits->count = count;
+    limits->meter_count = (uint32_t)meter_count;
     for (uint32_t m = 0; m < limits->meter_count; m++)
         copy_name(limits->meters[m], page->meters[m]);
     for (size_t i = 0; i < limits->count; i++) {
@@ -153,20 +157,22 @@ static bool same_list(const struct qli_limits *store, const struct ql_limit *lim
     return same;
 }
 
-/* The meter's index, made if it is new. There is room: see new_meters. */
-static uint64_t name_meter(struct qli_limits_page *page, const char *name)
+/* The meter's index, made if it is new. There is room: see new_meters. *count
+ * is the page's meter_count as it was checked, which damage can't change. */
+static uint64_t name_meter(struct qli_limits_page *page, uint64_t *count, const char *name)
 {
     uint64_t meter = 0;
-    for (; meter < page->meter_count; meter++) {
+    for (; meter < *count; meter++) {
         if (strncmp(page->meters[meter], name, QLI_NAME_SIZE) == 0)
             return meter;
     }
     strncpy(page->meters[meter], name, QLI_NAME_SIZE);
-    __atomic_store_n(&page->meter_count, meter + 1, __ATOMIC_RELEASE);
+    __atomic_store_n(&page->meter_count, ++*count, __ATOMIC_RELEASE);
     return meter;
 }
 
-static void write_list(struct qli_limits_page *page, const struct ql_limit *limits, size_t count)
+static void write_list(struct qli_limits_page *page, uint64_t meter_count,
+                       const struct ql_limit *limits, size_t count)
 {
     struct qli_shared_limits *list = &page->lists[(page->sequence + 1) & 1];
     memset(list, 0, sizeof *list);
@@ -177,7 +183,7 @@ static void write_list(struct qli_limits_page *page, const struct ql_limit *limi
         shared->window = limits[i].window;
         shared->cap = (uint64_t)limits[i].cap;
         if (limits[i].window != QL_WINDOW_NONE)
-            shared->meter = name_meter(page, limits[i].meter);
+            shared->meter = name_meter(page, &meter_count, limits[i].meter);
     }
     __atomic_store_n(&page->sequence, page->sequence + 1, __ATOMIC_RELEASE);
 }
@@ -243,7 +249,7 @@ static enum ql_status apply_locked(struct qli_engine *engine, const struct ql_li
         return report_difference(&store, limits, count, error);
     status = check_room(engine, &store, limits, count, error);
     if (status == QL_OK)
-        write_list(engine->page, limits, count);
+        write_list(engine->page, store.meter_count, limits, count);
     return status;
 }
 

@@ -71,7 +71,7 @@ enum ql_status qli_lease_expire_locked(struct qli_section *section, const struct
 {
     if (call->boot_ns == 0)
         return QL_OK;
-    uint64_t steps = qli_subject_lease_count(subject);
+    uint64_t steps = qli_lease_list_bound(section, subject);
     for (uint64_t index = qli_subject_first_lease(subject); index != 0; steps--) {
         const struct qli_lease *lease = qli_lease_at(section, index);
         if (lease == NULL || qli_lease_state(lease) != QLI_LEASE_HELD || steps == 0)
