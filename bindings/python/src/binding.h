@@ -51,7 +51,7 @@ struct quotalite {
     PyObject *done; /* an awaitable that is done */
 };
 
-/* Single-phase initialisation: one interpreter a process. */
+/* One interpreter a process: module.c refuses a second. */
 extern struct quotalite quotalite;
 
 extern PyType_Spec store_spec;

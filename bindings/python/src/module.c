@@ -19,47 +19,83 @@ static PyMethodDef functions[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT,
-    .m_name = "quotalite._quotalite",
-    .m_doc = "The library behind the package quotalite.",
-    .m_size = -1,
-    .m_methods = functions,
-};
-
-static PyTypeObject *add_type(PyObject *module, PyType_Spec *spec)
+static bool make_type(PyTypeObject **type, PyType_Spec *spec)
 {
-    PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
-    if (type != NULL && PyModule_AddType(module, (PyTypeObject *)type) != 0)
-        Py_CLEAR(type);
-    return (PyTypeObject *)type;
-}
-
-static bool add_types(PyObject *module)
-{
-    return (quotalite.store_type = add_type(module, &store_spec)) != NULL &&
-           (quotalite.lease_type = add_type(module, &lease_spec)) != NULL &&
-           (quotalite.tracker_type = add_type(module, &tracker_spec)) != NULL &&
-           (quotalite.slot_type = add_type(module, &slot_spec)) != NULL;
+    if (*type == NULL)
+        *type = (PyTypeObject *)PyType_FromSpec(spec);
+    return *type != NULL;
 }
 
 static bool make_done(void)
 {
-    PyObject *type = PyType_FromSpec(&done_spec);
-    if (type != NULL)
-        quotalite.done = PyObject_CallObject(type, NULL);
-    Py_XDECREF(type);
+    PyTypeObject *type = NULL;
+    if (quotalite.done == NULL && make_type(&type, &done_spec))
+        quotalite.done = PyObject_CallObject((PyObject *)type, NULL);
+    Py_XDECREF((PyObject *)type);
     return quotalite.done != NULL;
 }
 
+/* An import that comes again, after the module was taken out of sys.modules,
+ * finds the types that there are, and from then on they raise the exceptions
+ * of the quotalite._support that it has imported. */
+static bool make_all(void)
+{
+    PyObject *former = quotalite.support;
+    PyObject *support = PyImport_ImportModule("quotalite._support");
+    if (support == NULL)
+        return false;
+    quotalite.support = support;
+    Py_XDECREF(former);
+    return make_type(&quotalite.store_type, &store_spec) &&
+           make_type(&quotalite.lease_type, &lease_spec) &&
+           make_type(&quotalite.tracker_type, &tracker_spec) &&
+           make_type(&quotalite.slot_type, &slot_spec) && make_done();
+}
+
+/* What is global belongs to the interpreter that comes first. Interpreters may
+ * have a GIL each, hence the exchange. */
+static bool claim(void)
+{
+    static int64_t owner = -1;
+    int64_t nobody = -1;
+    int64_t self = PyInterpreterState_GetID(PyInterpreterState_Get());
+    if (__atomic_compare_exchange_n(&owner, &nobody, self, false, __ATOMIC_SEQ_CST,
+                                    __ATOMIC_SEQ_CST) ||
+        nobody == self)
+        return true;
+    PyErr_SetString(PyExc_ImportError,
+                    "quotalite works in one interpreter of a process, and another one has it: "
+                    "import it in the main interpreter only (with mod_wsgi: "
+                    "WSGIApplicationGroup %{GLOBAL})");
+    return false;
+}
+
+static int execute(PyObject *module)
+{
+    if (!claim() || !make_all())
+        return -1;
+    if (PyModule_AddType(module, quotalite.store_type) != 0 ||
+        PyModule_AddType(module, quotalite.lease_type) != 0 ||
+        PyModule_AddType(module, quotalite.tracker_type) != 0 ||
+        PyModule_AddType(module, quotalite.slot_type) != 0)
+        return -1;
+    return PyModule_AddStringConstant(module, "__version__", ql_version());
+}
+
+static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, execute},
+    {0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "quotalite._quotalite",
+    .m_doc = "The library behind the package quotalite.",
+    .m_methods = functions,
+    .m_slots = slots,
+};
+
 PyMODINIT_FUNC PyInit__quotalite(void)
 {
-    PyObject *module = PyModule_Create(&definition);
-    if (module == NULL)
-        return NULL;
-    quotalite.support = PyImport_ImportModule("quotalite._support");
-    if (quotalite.support == NULL || !add_types(module) || !make_done() ||
-        PyModule_AddStringConstant(module, "__version__", ql_version()) != 0)
-        Py_CLEAR(module);
-    return module;
+    return PyModuleDef_Init(&definition);
 }
