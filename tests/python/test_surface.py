@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import pickle
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 from conftest import Clock
 
 import quotalite
-from quotalite import Limit, QuotaExceededError, QuotaTracker, Store, segment
+from quotalite import Lease, Limit, QuotaExceededError, QuotaTracker, Slot, Store, segment
 
 Make = Callable[..., QuotaTracker]
 
@@ -332,8 +333,22 @@ def general(store: Store) -> str:
 def test_the_stubs_serve_a_strict_type_checker(tmp_path: Path) -> None:
     sample = tmp_path / "sample.py"
     sample.write_text(SAMPLE)
-    for command in (["mypy", "--strict", str(sample)], ["mypy.stubtest", "quotalite._quotalite"]):
+    for command in (["mypy", "--strict", str(sample)], ["mypy.stubtest", "quotalite"]):
         run = subprocess.run(
             [sys.executable, "-m", *command], cwd=tmp_path, capture_output=True, text=True
         )
         assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_every_call_shows_its_signature() -> None:
+    shown = {
+        f"{kind.__name__}.{name}": str(inspect.signature(member))
+        for kind in (quotalite._quotalite.Tracker, quotalite._quotalite.Store, Lease, Slot)
+        for name, member in vars(kind).items()
+        if callable(member) and name != "__new__"
+    }
+    assert shown["Tracker.acquire"] == "(self, /, user)"
+    assert shown["Tracker.record_estimate"] == "(self, /, user, n=1)"
+    assert shown["Store.check"] == "(self, /, subject, limit=None)"
+    assert shown["Slot.__aexit__"] == "(self, kind, error, traceback, /)"
+    assert str(QuotaTracker.record_bytes.__doc__).startswith("Charges n bytes")

@@ -129,9 +129,10 @@ static PyObject *lease_enter(PyObject *object, PyObject *unused)
     return object;
 }
 
-static PyObject *lease_exit(PyObject *object, PyObject *unused)
+static PyObject *lease_exit(PyObject *object, PyObject *const *args, Py_ssize_t count)
 {
-    (void)unused;
+    (void)args;
+    (void)count;
     end_quietly((struct lease *)object);
     Py_RETURN_NONE;
 }
@@ -154,11 +155,13 @@ static PyObject *lease_subject(PyObject *object, void *unused)
 
 static PyMethodDef methods[] = {
     {"settle", (PyCFunction)(void (*)(void))lease_settle, METH_FASTCALL | METH_KEYWORDS,
-     "settle(charges=None)\n\nCharges a dict of meter to amount and gives the slot back, as one "
+     "settle($self, charges=None)\n--\n\nCharges a dict of meter to amount and gives the slot "
+     "back, as one "
      "step, once."},
-    {"release", lease_release, METH_NOARGS, "release()\n\nSettle with no charge."},
-    {"__enter__", lease_enter, METH_NOARGS, NULL},
-    {"__exit__", lease_exit, METH_VARARGS, NULL},
+    {"release", lease_release, METH_NOARGS, "release($self)\n--\n\nSettle with no charge."},
+    {"__enter__", lease_enter, METH_NOARGS, "__enter__($self)\n--\n\nThe lease."},
+    {"__exit__", (PyCFunction)(void (*)(void))lease_exit, METH_FASTCALL,
+     "__exit__($self, kind, error, traceback, /)\n--\n\nGives the slot back."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -15,7 +15,8 @@ static PyObject *segment(PyObject *module, PyObject *user)
 
 static PyMethodDef functions[] = {
     {"segment", segment, METH_O,
-     "segment(id)\n\nThe id as one segment of a subject: '%' and '/' become %25 and %2F."},
+     "segment($module, id, /)\n--\n\nThe id as one segment of a subject: '%' and '/' become %25 "
+     "and %2F."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -112,11 +112,14 @@ static PyObject *slot_aexit(PyObject *object, PyObject *const *args, Py_ssize_t 
     return done();
 }
 
+#define ENTER "($self)\n--\n\nTakes the slot, or raises QuotaExceededError."
+#define EXIT "($self, kind, error, traceback, /)\n--\n\nGives the slot back."
+
 static PyMethodDef methods[] = {
-    {"__enter__", slot_enter, METH_NOARGS, "Takes the slot, or raises QuotaExceededError."},
-    {"__exit__", (PyCFunction)(void (*)(void))slot_exit, METH_FASTCALL, "Gives the slot back."},
-    {"__aenter__", slot_aenter, METH_NOARGS, "Takes the slot, or raises QuotaExceededError."},
-    {"__aexit__", (PyCFunction)(void (*)(void))slot_aexit, METH_FASTCALL, "Gives the slot back."},
+    {"__enter__", slot_enter, METH_NOARGS, "__enter__" ENTER},
+    {"__exit__", (PyCFunction)(void (*)(void))slot_exit, METH_FASTCALL, "__exit__" EXIT},
+    {"__aenter__", slot_aenter, METH_NOARGS, "__aenter__" ENTER},
+    {"__aexit__", (PyCFunction)(void (*)(void))slot_aexit, METH_FASTCALL, "__aexit__" EXIT},
     {NULL, NULL, 0, NULL},
 };
 

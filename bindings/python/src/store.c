@@ -422,24 +422,29 @@ static PyObject *store_revoke(PyObject *self, PyObject *which)
 
 static PyMethodDef methods[] = {
     {"check", (PyCFunction)(void (*)(void))store_check, FASTCALL,
-     "check(subject, limit=None)\n\nAsks whether the budgets allow work now; takes nothing."},
+     "check($self, subject, limit=None)\n--\n\nAsks whether the budgets allow work now; takes "
+     "nothing."},
     {"acquire", (PyCFunction)(void (*)(void))store_acquire, FASTCALL,
-     "acquire(subject)\n\nTakes a slot under the concurrent limit; looks at no budget."},
+     "acquire($self, subject)\n--\n\nTakes a slot under the concurrent limit; looks at no budget."},
     {"admit", (PyCFunction)(void (*)(void))store_admit, FASTCALL,
-     "admit(subject, max_age_ms=0)\n\nCheck of all limits and acquire, as one step."},
+     "admit($self, subject, max_age_ms=0)\n--\n\nCheck of all limits and acquire, as one step."},
     {"charge", (PyCFunction)(void (*)(void))store_charge_method, FASTCALL,
-     "charge(subject, meter, amount)\n\nAdds an amount to a meter, past the cap if need be."},
+     "charge($self, subject, meter, amount)\n--\n\nAdds an amount to a meter, past the cap if need "
+     "be."},
     {"revoke", store_revoke, METH_O,
-     "revoke(lease)\n\nEnds a lease of any process, given as a Lease or as its text."},
-    {"usage", store_usage, METH_O, "usage(subject)\n\nThe subject as it stands."},
-    {"limits", store_limits, METH_NOARGS, "limits()\n\nThe store's limits, in declared order."},
-    {"subjects", store_subjects, METH_NOARGS, "subjects()\n\nEvery subject, in no order."},
-    {"leases", store_leases, METH_NOARGS, "leases()\n\nEvery held lease, in no order."},
-    {"verify", store_verify, METH_NOARGS, "verify()\n\nChecks every invariant of the store."},
+     "revoke($self, lease, /)\n--\n\nEnds a lease of any process, given as a Lease or as its "
+     "text."},
+    {"usage", store_usage, METH_O, "usage($self, subject, /)\n--\n\nThe subject as it stands."},
+    {"limits", store_limits, METH_NOARGS,
+     "limits($self)\n--\n\nThe store's limits, in declared order."},
+    {"subjects", store_subjects, METH_NOARGS, "subjects($self)\n--\n\nEvery subject, in no order."},
+    {"leases", store_leases, METH_NOARGS, "leases($self)\n--\n\nEvery held lease, in no order."},
+    {"verify", store_verify, METH_NOARGS,
+     "verify($self)\n--\n\nChecks every invariant of the store."},
     {"drain", store_drain, METH_NOARGS,
-     "drain()\n\nTries what is queued now; gives how many charges and releases are left."},
+     "drain($self)\n--\n\nTries what is queued now; gives how many charges and releases are left."},
     {"close", store_close, METH_NOARGS,
-     "close()\n\nCloses the store; the leases it still holds are released."},
+     "close($self)\n--\n\nCloses the store; the leases it still holds are released."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -448,7 +453,11 @@ static PyType_Slot slots[] = {
     {Py_tp_dealloc, store_dealloc},
     {Py_tp_traverse, store_traverse},
     {Py_tp_methods, methods},
-    {Py_tp_doc, "A store that is open. Made by quotalite.Store."},
+    {Py_tp_doc,
+     "Store(store, limits=None, replace_limits=False, max_subjects=0, max_leases=0, max_meters=0, "
+     "max_holders=0, admit_when_full=False, lease_max_age_ms=0, admit_wait_ms=0, charge_wait_ms=0, "
+     "allow_any_filesystem=False, clock=None)\n--\n\nA store that is open. Made by "
+     "quotalite.Store."},
     {0, NULL},
 };
 

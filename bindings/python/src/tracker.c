@@ -212,22 +212,28 @@ static PyObject *tracker_get_store(PyObject *self, void *unused)
     }
 
 static PyMethodDef methods[] = {
-    METHOD(acquire, "acquire(user)\n\nA slot for one request of the user, to be entered with "
-                    "`with` or `async with`.\nEntering it raises QuotaExceededError when the "
-                    "user has too many at once."),
-    METHOD(check_daily_budget, "check_daily_budget(user)\n\nRaises QuotaExceededError when the "
-                               "user's bytes of today are used up.\nCall it before the work."),
-    METHOD(record_bytes, "record_bytes(user, n)\n\nCharges n bytes, past the cap if need be; "
-                         "n <= 0 does nothing.\nCall it after the work. Raises for wrong "
-                         "arguments only."),
-    METHOD(bytes_used_today, "bytes_used_today(user)\n\nThe bytes charged in this UTC day."),
-    METHOD(check_daily_estimates, "check_daily_estimates(user)\n\nRaises QuotaExceededError when "
-                                  "the user's statements of today are used up."),
-    METHOD(record_estimate, "record_estimate(user, n=1)\n\nCharges n statements; n <= 0 does "
-                            "nothing.\nRaises for wrong arguments only."),
+    METHOD(acquire,
+           "acquire($self, user)\n--\n\nA slot for one request of the user, to be entered with "
+           "`with` or `async with`.\nEntering it raises QuotaExceededError when the "
+           "user has too many at once."),
+    METHOD(check_daily_budget,
+           "check_daily_budget($self, user)\n--\n\nRaises QuotaExceededError when the "
+           "user's bytes of today are used up.\nCall it before the work."),
+    METHOD(record_bytes,
+           "record_bytes($self, user, n)\n--\n\nCharges n bytes, past the cap if need be; "
+           "n <= 0 does nothing.\nCall it after the work. Raises for wrong "
+           "arguments only."),
+    METHOD(bytes_used_today,
+           "bytes_used_today($self, user)\n--\n\nThe bytes charged in this UTC day."),
+    METHOD(check_daily_estimates,
+           "check_daily_estimates($self, user)\n--\n\nRaises QuotaExceededError when "
+           "the user's statements of today are used up."),
+    METHOD(record_estimate,
+           "record_estimate($self, user, n=1)\n--\n\nCharges n statements; n <= 0 does "
+           "nothing.\nRaises for wrong arguments only."),
     METHOD(estimates_used_today,
-           "estimates_used_today(user)\n\nThe statements charged in this UTC day."),
-    {"close", tracker_close, METH_NOARGS, "close()\n\nCloses the store."},
+           "estimates_used_today($self, user)\n--\n\nThe statements charged in this UTC day."),
+    {"close", tracker_close, METH_NOARGS, "close($self)\n--\n\nCloses the store."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -244,7 +250,7 @@ static PyType_Slot slots[] = {
     {Py_tp_clear, tracker_clear},
     {Py_tp_methods, methods},
     {Py_tp_getset, properties},
-    {Py_tp_doc, "The calls of quotalite.QuotaTracker."},
+    {Py_tp_doc, "Tracker(store)\n--\n\nThe calls of quotalite.QuotaTracker."},
     {0, NULL},
 };
 
