@@ -126,17 +126,33 @@ static bool may_succeed_later(const struct queue_entry *entry, enum ql_status st
     return status < 0 && (entry->is_charge || status == QL_E_BUSY);
 }
 
-/* The entries are the caller's while the GIL may be given up in a call; what
- * fails goes back into the queue. After QL_E_BUSY the rest would wait too. */
-static void carry_out_all(struct store *store, struct queue_entry *entries, size_t count)
+/* The entries are the caller's while the GIL may be given up in a call. Moves
+ * those that fail to the front and gives their number. After QL_E_BUSY the rest
+ * would wait too. */
+static size_t carry_out_all(struct store *store, struct queue_entry *entries, size_t count)
 {
+    size_t left = 0;
     bool stuck = false;
     for (size_t i = 0; i < count; i++) {
         enum ql_status status = stuck ? QL_E_BUSY : carry_out(store, &entries[i]);
         if (may_succeed_later(&entries[i], status))
-            add(&store->queue, &entries[i]);
+            entries[left++] = entries[i];
         stuck = stuck || status == QL_E_BUSY;
     }
+    return left;
+}
+
+/* As the queue again, with what came into it meanwhile. */
+static void put_back(struct queue *queue, struct queue_entry *entries, size_t left, size_t capacity)
+{
+    struct queue_entry *fresh = queue->entries;
+    size_t count = queue->count;
+    queue->entries = entries;
+    queue->count = left;
+    queue->capacity = capacity;
+    for (size_t i = 0; i < count; i++)
+        add(queue, &fresh[i]);
+    free(fresh);
 }
 
 void queue_drain(struct store *store, bool now)
@@ -150,12 +166,12 @@ void queue_drain(struct store *store, bool now)
         return;
     struct queue_entry *entries = queue->entries;
     size_t count = queue->count;
+    size_t capacity = queue->capacity;
     queue->entries = NULL;
     queue->count = 0;
     queue->capacity = 0;
     queue->draining = true;
-    carry_out_all(store, entries, count);
-    free(entries);
+    put_back(queue, entries, carry_out_all(store, entries, count), capacity);
     queue->draining = false;
     /* Attempts that have to wait take a tenth of the caller's time at most. */
     if (queue->count > 0)
