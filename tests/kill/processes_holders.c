@@ -168,7 +168,7 @@ int kt_process_four_holders(void)
  * comes when the slot has a new one. */
 int kt_process_late_reaper(void)
 {
-    struct ql *ql = kt_open_store();
+    struct ql *ql = kt_open_room(2, 20000); /* ql's slot, and one for the others */
     struct kt_view view = kt_view_open(kt_directory);
     uint64_t slots[2];
     uint64_t generation = 0;
