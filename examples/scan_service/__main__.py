@@ -11,9 +11,9 @@ import subprocess
 import sys
 
 import uvicorn
-from uvicorn.supervisors import Multiprocess
 
 from scan_service.settings import ROOT, Settings
+from scan_service.supervisor import supervise
 
 HOST = "127.0.0.1"
 
@@ -42,7 +42,6 @@ def listening(port: int) -> socket.socket:
     try:
         listener.bind((HOST, port))
         listener.listen(2048)
-        listener.set_inheritable(True)
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
@@ -60,24 +59,24 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="worker processes (2)")
     arguments = parser.parse_args()
 
+    settings = Settings()
     listener = listening(arguments.port)
     fetch = subprocess.run([sys.executable, ROOT / "tools" / "fetch_flights"], check=False)
     if fetch.returncode:
         sys.exit(fetch.returncode)
-    store = Settings().get_value("api", "scan", "quota_store")
+    store = settings.get_value("api", "scan", "quota_store")
     if store and store != "memory:":
         # quotalite makes the last component only.
         os.makedirs(os.path.dirname(store), exist_ok=True)
     print(HINTS.format(url=f"http://{HOST}:{listener.getsockname()[1]}"), flush=True)
 
-    config = uvicorn.Config(
-        "scan_service.app:app",
-        workers=arguments.workers,
-        log_level="warning",
-        timeout_graceful_shutdown=5,
-        timeout_worker_healthcheck=60,
-    )
-    Multiprocess(config, sockets=[listener]).run()
+    def serve() -> None:
+        config = uvicorn.Config(
+            "scan_service.app:app", log_level="warning", timeout_graceful_shutdown=1
+        )
+        uvicorn.Server(config).run(sockets=[listener])
+
+    sys.exit(supervise(arguments.workers, serve))
 
 
 if __name__ == "__main__":
