@@ -35,10 +35,13 @@ Ctrl-C ends it.
 """
 
 
-def listening(port: int) -> socket.socket:
-    """The socket that the workers inherit."""
+def listening(port: int, unread_seconds: float) -> socket.socket:
+    """The socket that the workers inherit. The kernel ends connections whose
+    client has taken nothing of what was sent for so long; a worker's close would
+    wait for it for ever."""
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(unread_seconds * 1000))
     try:
         listener.bind((HOST, port))
         listener.listen(2048)
@@ -60,7 +63,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     settings = Settings()
-    listener = listening(arguments.port)
+    listener = listening(arguments.port, settings.max_seconds)
     fetch = subprocess.run([sys.executable, ROOT / "tools" / "fetch_flights"], check=False)
     if fetch.returncode:
         sys.exit(fetch.returncode)

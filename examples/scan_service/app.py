@@ -16,14 +16,15 @@ from fastapi import Depends, FastAPI, Header, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 import quotalite
 import quotalite.fastapi
 from scan_service.catalogue import Catalogue, Priced
-from scan_service.running import HungUp, admitted, unless_hung_up
+from scan_service.running import HungUp, OutOfTime, admitted, all_ended, watched
 from scan_service.settings import Settings
-from scan_service.statement import BadRequest
+from scan_service.statement import BadRequest, Scan, first_line
 
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
 
@@ -31,11 +32,13 @@ settings = Settings()
 tracker = quotalite.build_quota_tracker(settings.get_value)
 catalogue = Catalogue(settings.tables())
 max_rows = int(settings.get_value("api", "scan", "max_rows", default=10000))
+max_seconds = settings.max_seconds
 
 
 @asynccontextmanager
 async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     yield
+    await all_ended()
     catalogue.close()
     tracker.close()
 
@@ -44,24 +47,28 @@ app = FastAPI(title="quotalite scan service", lifespan=lifespan)
 quotalite.fastapi.install(app)
 
 
+Text = Annotated[str, Field(max_length=10_000)]
+
+
 class ScanRequest(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     table_id: str
-    select: list[str] = Field(default=["*"], min_length=1, max_length=100)
-    where: str | None = Field(default=None, max_length=10_000)
-    order_by: list[str] | str = Field(default=[])
+    select: list[Text] = Field(default=["*"], min_length=1, max_length=100)
+    where: Text | None = None
+    order_by: Annotated[list[Text], Field(max_length=100)] | Text = Field(default=[])
     limit: int | None = Field(default=None, ge=0, le=2**62)
 
     def priced(self) -> Priced:
         order_by = [self.order_by] if isinstance(self.order_by, str) else self.order_by
+        orders = [order for order in order_by if order]
         return catalogue.priced_scan(
-            self.table_id, self.select, self.where, [o for o in order_by if o], self.limit
+            Scan(self.table_id, self.select, self.where, orders, self.limit)
         )
 
 
 class QueryRequest(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     sql: str = Field(max_length=20_000)
 
@@ -92,11 +99,23 @@ async def invalid(_request: Request, error: Exception) -> JSONResponse:
     return JSONResponse(body, status_code=400)
 
 
+@app.exception_handler(HTTPException)
+async def failed_request(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    body = {"error": "bad_request", "message": error.detail}
+    return JSONResponse(body, status_code=error.status_code, headers=error.headers)
+
+
 @app.exception_handler(duckdb.Error)
 async def failed(_request: Request, error: Exception) -> JSONResponse:
-    first = str(error).strip().split("\n", 1)[0]
-    body = {"error": "bad_request", "message": f"the statement failed: {first}"}
+    body = {"error": "bad_request", "message": f"the statement failed: {first_line(error)}"}
     return JSONResponse(body, status_code=400)
+
+
+@app.exception_handler(OutOfTime)
+async def out_of_time(_request: Request, _error: Exception) -> JSONResponse:
+    message = f"the answer was not computed and read within {max_seconds:g} s: ask for less"
+    return JSONResponse({"error": "out_of_time", "message": message}, status_code=504)
 
 
 class ScanResponse(Response):
@@ -110,24 +129,29 @@ class ScanResponse(Response):
         self._priced = priced
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._started = False
         try:
-            await unless_hung_up(receive, self._stream(send))
-        except (HungUp, OSError):
+            await watched(receive, max_seconds, self._stream(send))
+        except HungUp:
             pass
+        except (OutOfTime, duckdb.Error):
+            # What has begun can only be cut off, which the server does on return.
+            if not self._started:
+                raise
 
     async def _stream(self, send: Send) -> None:
         async with admitted(tracker, self._user, self._priced, catalogue) as running:
-            reader = await running.reader()
-            # An error in the first batch can still be answered with a 400.
-            start: dict[str, Any] | None = {
-                "type": "http.response.start",
-                "status": 200,
-                "headers": self.raw_headers,
-            }
-            async for part in running.batches(reader):
-                if start:
-                    await send(start)
-                    start = None
+            async for part in running.stream():
+                # An error before the first part can still be answered with a 400.
+                if not self._started:
+                    self._started = True
+                    await send(
+                        {
+                            "type": "http.response.start",
+                            "status": 200,
+                            "headers": self.raw_headers,
+                        }
+                    )
                 await send({"type": "http.response.body", "body": part, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
@@ -153,7 +177,7 @@ class QueryResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            body = await unless_hung_up(receive, self._rows())
+            body = await watched(receive, max_seconds, self._rows())
         except HungUp:
             return
         await Response(body, media_type="application/json")(scope, receive, send)

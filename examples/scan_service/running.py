@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs one statement under the budget of one user, and ends it when its client
-hangs up: the query is interrupted, the price charged, the slot given back."""
+hangs up or its time is over: the query is interrupted, the price charged, the
+slot given back."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+import duckdb
 import pyarrow as pa
 from starlette.types import Receive
 
@@ -21,43 +23,29 @@ from scan_service.catalogue import Catalogue, Priced
 
 T = TypeVar("T")
 
-BATCH_ROWS = 64 * 1024
-
 _threads = ThreadPoolExecutor(64, "scan")
+_works: set[asyncio.Task[Any]] = set()
 _trace_file = os.environ.get("SCAN_SERVICE_TRACE")
-
-
-def _trace(event: str, user: str, price: int) -> None:
-    """For tests: one line for each event, counted apart from the tracker."""
-    if _trace_file:
-        line = f"{event} {os.getpid()} {user} {price} {time.monotonic_ns()}\n"
-        handle = os.open(_trace_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        os.write(handle, line.encode())
-        os.close(handle)
 
 
 class HungUp(Exception):
     """The client has gone; there is nobody to answer."""
 
 
+class OutOfTime(Exception):
+    """The scan has had all the time that it may have."""
+
+
 class Running:
-    """A statement that holds a slot. ``charge`` once it has been worked off."""
+    """A statement that holds a slot."""
 
-    def __init__(self, tracker: QuotaTracker, user: str, priced: Priced, catalogue: Catalogue):
-        self._tracker = tracker
-        self._user = user
-        self._priced = priced
-        self._charged = False
-        self._cursor = catalogue.cursor()
+    def __init__(self, cursor: duckdb.DuckDBPyConnection, sql: str, charge: Callable[[], None]):
+        self._cursor = cursor
+        self._sql = sql
+        self._charge = charge
 
-    def charge(self) -> None:
-        if not self._charged:
-            self._charged = True
-            self._tracker.record_bytes(self._user, self._priced.price)
-            _trace("charged", self._user, self._priced.price)
-
-    async def _in_thread(self, call: Callable[[], T]) -> T:
-        future = asyncio.get_running_loop().run_in_executor(_threads, call)
+    async def _in_thread(self, call: Callable[..., T], *arguments: Any) -> T:
+        future = asyncio.get_running_loop().run_in_executor(_threads, call, *arguments)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
@@ -68,39 +56,41 @@ class Running:
             future.exception()
             raise
 
-    async def reader(self) -> pa.RecordBatchReader:
-        cursor = self._cursor
-        return await self._in_thread(
-            lambda: cursor.sql(self._priced.sql).to_arrow_reader(BATCH_ROWS)
-        )
+    async def _reader(self) -> pa.RecordBatchReader:
+        return await self._in_thread(Catalogue.run, self._cursor, self._sql)
 
-    async def batches(self, reader: pa.RecordBatchReader) -> AsyncIterator[bytes]:
+    async def stream(self) -> AsyncIterator[bytes]:
         """The Arrow IPC stream; the next batch is computed when it is asked for.
         The price is charged before the end of the stream is given out, so who
         has seen the end finds it on the bill."""
+        reader = await self._reader()
         buffer = io.BytesIO()
         writer = pa.ipc.new_stream(buffer, reader.schema)
-        while (batch := await self._in_thread(lambda: next(iter(reader), None))) is not None:
+        while batch := await self._in_thread(_next, reader):
             writer.write_batch(batch)
             yield buffer.getvalue()
             buffer.seek(0)
             buffer.truncate()
         writer.close()
-        self.charge()
+        self._charge()
         yield buffer.getvalue()
 
     async def rows(self, limit: int) -> tuple[list[str], list[tuple[Any, ...]]]:
         """The names of the columns, and at most limit + 1 rows."""
-        cursor = self._cursor
+        reader = await self._reader()
+        rows: list[tuple[Any, ...]] = []
+        while len(rows) <= limit and (batch := await self._in_thread(_next, reader)):
+            columns = (column.to_pylist() for column in batch.slice(0, limit + 1 - len(rows)))
+            rows.extend(zip(*columns, strict=True))
+        return reader.schema.names, rows
 
-        def fetched() -> tuple[list[str], list[tuple[Any, ...]]]:
-            cursor.execute(self._priced.sql)
-            return [column[0] for column in cursor.description or ()], cursor.fetchmany(limit + 1)
 
-        return await self._in_thread(fetched)
-
-    def close(self) -> None:
-        self._cursor.close()
+def _next(reader: pa.RecordBatchReader) -> pa.RecordBatch | None:
+    try:
+        return next(reader, None)
+    except OSError as error:
+        # How pyarrow passes on an error of the engine.
+        raise duckdb.Error(str(error)) from None
 
 
 @asynccontextmanager
@@ -108,21 +98,30 @@ async def admitted(
     tracker: QuotaTracker, user: str, priced: Priced, catalogue: Catalogue
 ) -> AsyncIterator[Running]:
     """Checks the budget, then holds a slot. A statement that was started costs
-    its price, however it ends."""
+    its price, once, however it ends."""
+    charged = False
+
+    def charge() -> None:
+        nonlocal charged
+        if not charged:
+            charged = True
+            tracker.record_bytes(user, priced.price)
+
     tracker.check_daily_budget(user)
     async with tracker.acquire(user):
-        running = Running(tracker, user, priced, catalogue)
         _trace("begin", user, priced.price)
+        cursor = catalogue.cursor()
         try:
-            yield running
+            yield Running(cursor, priced.sql, charge)
         finally:
-            running.charge()
-            running.close()
+            charge()
+            cursor.close()
             _trace("end", user, priced.price)
 
 
-async def unless_hung_up(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of the work, which is cancelled when the client hangs up."""
+async def watched(receive: Receive, seconds: float, work: Coroutine[Any, Any, T]) -> T:
+    """The result of the work, which is cancelled when the client hangs up or
+    when so many seconds are over."""
 
     async def hung_up() -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -130,15 +129,36 @@ async def unless_hung_up(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
 
     watcher = asyncio.create_task(hung_up())
     task = asyncio.create_task(work)
+    _works.add(task)
     try:
-        await asyncio.wait([watcher, task], return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise HungUp
-        return task.result()
+        both = [watcher, task]
+        await asyncio.wait(both, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise HungUp if watcher.done() else OutOfTime
+    except asyncio.CancelledError:
+        # The server stops, and its clients will see no more of it.
+        raise HungUp from None
     finally:
         watcher.cancel()
         task.cancel()
         # The slot is given back by the task itself: wait for its end.
         await asyncio.wait([watcher, task])
+        _works.discard(task)
         if not task.cancelled():
             task.exception()
+
+
+async def all_ended() -> None:
+    """Once every work has charged its price and given its slot back."""
+    if _works:
+        await asyncio.wait(_works)
+
+
+def _trace(event: str, user: str, price: int) -> None:
+    """For tests: one line for each event, counted apart from the tracker."""
+    if _trace_file:
+        line = f"{event} {os.getpid()} {user} {price} {time.monotonic_ns()}\n"
+        handle = os.open(_trace_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.write(handle, line.encode())
+        os.close(handle)

@@ -32,6 +32,11 @@ class Settings:
             return str(ROOT / value)
         return value
 
+    @property
+    def max_seconds(self) -> float:
+        """How long a scan may take, the sending of its answer included."""
+        return float(self.get_value("api", "scan", "max_seconds", default=60))
+
     def tables(self) -> dict[str, Path]:
         """The parquet file of each registered table."""
         tables = {name: ROOT / path for name, path in self.get_value("tables", default={}).items()}

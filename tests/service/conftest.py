@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -19,6 +20,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "examples"))
 
 #: How long a wait for an event may take before a test gives up.
 DEADLINE_SECONDS = 60.0
@@ -40,18 +42,24 @@ class Mark(NamedTuple):
     pid: int
     user: str
     price: int
+    time_ns: int
 
 
 class Service:
     """One store; the processes over it may be stopped and started again."""
 
-    def __init__(self, folder: Path, data: Path, daily_bytes: int) -> None:
+    def __init__(
+        self, folder: Path, data: Path, daily_bytes: int = 10**12, max_seconds: float = 600
+    ) -> None:
         self._trace = folder / "trace"
+        self._output = folder / "output"
+        self._errors = folder / "errors"
         config = folder / "instance.yaml"
         scan = {
             "max_concurrent_per_user": 5,
             "max_daily_bytes_per_user": daily_bytes,
             "quota_store": str(folder / "quota"),
+            "max_seconds": max_seconds,
         }
         config.write_text(yaml.safe_dump({"api": {"scan": scan}, "tables": {"flights": str(data)}}))
         self._environment = {
@@ -64,34 +72,58 @@ class Service:
         }
 
     def start(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "scan_service", "--port", "0"],
-            env=self._environment,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            found = re.search(r"http://127.0.0.1:(\d+)", line)
-            if found:
-                self.port = int(found[1])
-                break
-        else:
-            pytest.fail("the service did not start")
+        with self._output.open("wb") as output, self._errors.open("ab") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "scan_service", "--port", "0"],
+                env=self._environment,
+                stdout=output,
+                stderr=errors,
+                start_new_session=True,
+            )
+        found = eventually(self._address)
+        assert isinstance(found, re.Match), f"the service did not start:\n{self.errors()}"
+        self.port = int(found[1])
+
+    def _address(self) -> re.Match[str] | int | None:
+        """What it has printed, or else the code with which it has ended."""
+        found = re.search(r"http://127.0.0.1:(\d+)", self._output.read_text())
+        return found or self._process.poll()
+
+    @property
+    def supervisor(self) -> int:
+        return self._process.pid
+
+    def errors(self) -> str:
+        """What it has written to stderr."""
+        return self._errors.read_text()
+
+    def processes(self) -> set[int]:
+        """All that live in the session that we started, zombies left out."""
+        found = set()
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    state, _, _, session = (entry / "stat").read_text().rsplit(")")[-1].split()[:4]
+                    if int(session) == self._process.pid and state != "Z":
+                        found.add(int(entry.name))
+        return found
+
+    def wait(self) -> int:
+        """The exit code of the supervisor, once it has ended."""
+        return self._process.wait(DEADLINE_SECONDS)
 
     def stop(self, number: int = signal.SIGINT) -> int:
         """Ends all processes, as Ctrl-C in a terminal does; gives the exit code."""
         os.killpg(self._process.pid, number)
-        code = self._process.wait(DEADLINE_SECONDS)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
-        return code
+        return self.wait()
 
     def end(self) -> None:
         """Whatever the test left, by the id of the group that we started."""
-        if self._process.poll() is None:
-            self.stop(signal.SIGKILL)
+        while self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.poll()
+        self._process.wait()
 
     def send(self, method: str, path: str, body: Any, user: str) -> http.client.HTTPConnection:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_SECONDS)
@@ -122,6 +154,15 @@ class Service:
         assert status == 200, answer
         return int(answer["bytes"])
 
+    def opened(self, user: str, **fields: Any) -> http.client.HTTPResponse:
+        """A scan of the whole table whose stream is not read: far more than
+        sockets hold, so it runs for as long as the test wants."""
+        body = {"table_id": "flights", "select": ["*"], **fields}
+        connection = self.send("POST", "/api/v2/scan", body, user)
+        response = connection.getresponse()
+        response.connection = connection  # type: ignore[attr-defined]
+        return response
+
     def usage(self, user: str) -> Any:
         return self.call("GET", "/api/v2/usage", None, user)[1]
 
@@ -129,8 +170,13 @@ class Service:
         if not self._trace.exists():
             return []
         lines = (line.split() for line in self._trace.read_text().splitlines())
-        marks = [Mark(event, int(pid), name, int(price)) for event, pid, name, price, _ in lines]
+        marks = [Mark(e, int(pid), name, int(price), int(ns)) for e, pid, name, price, ns in lines]
         return [mark for mark in marks if mark.user == user]
+
+    def seconds_held(self, user: str) -> float:
+        """Of a user with one scan: how long it had its slot."""
+        begin, end = self.marks(user)
+        return (end.time_ns - begin.time_ns) / 1e9
 
     def most_at_once(self, user: str) -> int:
         running = most = 0
@@ -138,6 +184,12 @@ class Service:
             running += {"begin": 1, "end": -1}.get(mark.event, 0)
             most = max(most, running)
         return most
+
+
+def hang_up(response: http.client.HTTPResponse) -> None:
+    """Ends what ``opened`` has begun."""
+    response.connection.close()  # type: ignore[attr-defined]
+    response.close()
 
 
 @pytest.fixture(scope="session")
@@ -150,16 +202,22 @@ def data() -> Path:
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Iterator[Service]:
     """Budgets that no test reaches by accident; each test is a user of its own."""
-    running = Service(tmp_path_factory.mktemp("service"), data, 10**12)
+    running = Service(tmp_path_factory.mktemp("service"), data)
     running.start()
     yield running
     running.end()
 
 
 @pytest.fixture
-def small_service(tmp_path: Path, data: Path) -> Iterator[Service]:
-    """A budget of two scans of the whole table."""
-    running = Service(tmp_path, data, 20_000_000)
-    running.start()
-    yield running
-    running.end()
+def own_service(tmp_path: Path, data: Path) -> Iterator[Callable[..., Service]]:
+    """A service of the test's own, with the limits that it names."""
+    made: list[Service] = []
+
+    def start(**limits: Any) -> Service:
+        made.append(Service(tmp_path, data, **limits))
+        made[-1].start()
+        return made[-1]
+
+    yield start
+    for running in made:
+        running.end()
