@@ -15,6 +15,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "api/handle.h"
+#include "base/siphash.h"
 #include "exercise.h"
 #include "harness.h"
 #include "plant.h"
@@ -225,6 +227,52 @@ static void bits_that_flip_inside_calls(void **state)
     }
 }
 
+/* ---- a header that lies ---------------------------------------------------- */
+
+static _Noreturn void run_lying_header(size_t word, uint64_t value)
+{
+    static const uint64_t key[2];
+    uint64_t random = SEED;
+    alarm(DEADLINE_SECONDS);
+    struct kt_view view = kt_view_open(directory);
+    struct qli_region_header *header = view.region.header;
+    ((uint64_t *)header)[word] = value;
+    header->checksum = qli_siphash(key, header, offsetof(struct qli_region_header, checksum));
+    kt_view_close(&view);
+    struct ql_options options = exercise_options(clock_ns);
+    struct ql *ql;
+    struct ql_error error;
+    if (ql_open(directory, &options, &ql, &error) == QL_OK) {
+        exercise_all(ql, &random);
+        ql_close(ql);
+    }
+    _exit(0);
+}
+
+/* Each word of it, with a checksum that is right: what it says is not believed
+ * for that. */
+static void headers_that_lie(void **state)
+{
+    (void)state;
+    *clock_ns = KT_START_NS;
+    for (size_t word = 0; word < offsetof(struct qli_region_header, checksum) / 8; word++) {
+        for (int i = 0; i < 8; i++) {
+            kt_directory_remove(directory);
+            kt_directory_make(directory, NULL);
+            struct ql *ql = open_store();
+            exercise_fill(ql);
+            uint64_t old = ((const uint64_t *)ql->store->engine.region.header)[word];
+            ql_close(ql);
+            const uint64_t values[] = {0,       old + 1,       old - 1,           old * 2,
+                                       old * 8, old + 1000000, UINT64_C(1) << 32, UINT64_MAX};
+            pid_t pid = kt_fork();
+            if (pid == 0)
+                run_lying_header(word, values[i]);
+            expect_end(pid, word * 8 + (uint64_t)i);
+        }
+    }
+}
+
 /* ---- a list that goes round ------------------------------------------------ */
 
 /* The refusal that looks for the dead on a list with no end. */
@@ -265,6 +313,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         CASE(words_damaged_between_calls),
         CASE(bits_that_flip_inside_calls),
+        CASE(headers_that_lie),
         CASE(a_list_that_goes_round_ends),
     };
     clock_ns = kt_shared(sizeof *clock_ns);
