@@ -408,8 +408,9 @@ struct ql_verify_report {
     uint64_t region_bytes;
 };
 
-/* Checks the invariants of subjects, leases and totals ([S], [L] and [U] of
- * docs/crash-safety.md), shard by shard, while others go on. QL_E_CORRUPT: *error names the first invariant that does not hold.
+/* Checks the invariants of limits, subjects, leases and totals ([C], [S], [L] and
+ * [U] of docs/crash-safety.md), shard by shard, while others go on.
+ * QL_E_CORRUPT: *error names the first invariant that does not hold.
  * Holds one shard's lock at a time, for as long as it takes to walk that shard.
  * report and error may be NULL. */
 QL_API QL_MUST_USE enum ql_status ql_verify(struct ql *ql, struct ql_verify_report *report,

@@ -49,6 +49,17 @@ static enum ql_status read_limit(struct qli_limits *limits, size_t i,
     return QL_OK;
 }
 
+static bool meters_distinct(const struct qli_limits *limits)
+{
+    for (uint32_t m = 0; m < limits->meter_count; m++) {
+        for (uint32_t other = 0; other < m; other++) {
+            if (strcmp(limits->meters[m], limits->meters[other]) == 0)
+                return false;
+        }
+    }
+    return true;
+}
+
 /* Each count is loaded once: what was checked is what is used. */
 static enum ql_status read_page(const struct qli_engine *engine, struct qli_limits *limits)
 {
@@ -63,6 +74,8 @@ static enum ql_status read_page(const struct qli_engine *engine, struct qli_limi
     limits->meter_count = (uint32_t)meter_count;
     for (uint32_t m = 0; m < limits->meter_count; m++)
         copy_name(limits->meters[m], page->meters[m]);
+    if (!meters_distinct(limits))
+        return QL_E_CORRUPT;
     for (size_t i = 0; i < limits->count; i++) {
         enum ql_status status = read_limit(limits, i, &list->limits[i]);
         if (status != QL_OK)
@@ -84,6 +97,12 @@ static void publish(struct qli_engine *engine, struct qli_limits *limits)
     pthread_mutex_unlock(&engine->limits_mutex);
     if (!newer)
         free(limits);
+}
+
+bool qli_limits_sound_locked(const struct qli_engine *engine)
+{
+    struct qli_limits limits = {0};
+    return read_page(engine, &limits) == QL_OK;
 }
 
 enum ql_status qli_limits_refresh(struct qli_engine *engine, uint64_t self, int64_t wait_ms)

@@ -206,17 +206,42 @@ static enum ql_status verify_shard(struct walk *walk, uint64_t shard)
     return sound ? QL_OK : QL_E_CORRUPT;
 }
 
+static enum ql_status report_damage(const struct walk *walk, const char *where, uint64_t number,
+                                    struct ql_error *error)
+{
+    return qli_error(error, QL_E_CORRUPT, 0,
+                     "%s %llu: %s; move the store's directory away and keep it for a report", where,
+                     (unsigned long long)number,
+                     walk->fault != NULL ? walk->fault : "[R5] the undo log is damaged");
+}
+
+static enum ql_status verify_limits(struct walk *walk, struct ql_error *error)
+{
+    struct qli_engine *engine = walk->call->engine;
+    struct qli_guard *guard = &engine->region.guards[0];
+    enum ql_status status =
+        qli_guard_enter(&engine->region, guard, walk->call->self, walk->call->wait_ms);
+    if (status == QL_OK) {
+        if (!qli_limits_sound_locked(engine)) {
+            fail(walk, "[C1] the limits make no sense");
+            status = QL_E_CORRUPT;
+        }
+        qli_guard_leave(guard);
+    }
+    if (status == QL_E_CORRUPT)
+        return report_damage(walk, "guard", 0, error);
+    if (status != QL_OK)
+        return qli_error(error, status, 0, "the limits: %s", ql_status_text(status));
+    return QL_OK;
+}
+
 static enum ql_status verify_shards(struct walk *walk, struct ql_verify_report *report,
                                     struct ql_error *error)
 {
     for (uint64_t shard = 0; shard < walk->call->engine->geometry.shard_count; shard++) {
         enum ql_status status = verify_shard(walk, shard);
         if (status == QL_E_CORRUPT)
-            return qli_error(error, status, 0,
-                             "shard %llu: %s; move the store's directory away and keep it for a "
-                             "report",
-                             (unsigned long long)shard,
-                             walk->fault != NULL ? walk->fault : "[R5] the undo log is damaged");
+            return report_damage(walk, "shard", shard, error);
         if (status != QL_OK)
             return qli_error(error, status, 0, "shard %llu: %s", (unsigned long long)shard,
                              ql_status_text(status));
@@ -251,10 +276,13 @@ enum ql_status qli_verify(const struct qli_call *call, struct ql_verify_report *
         .leases_seen = malloc(g->shard_leases + 1),
     };
     enum ql_status status = QL_E_NOMEM;
-    if (walk.subjects_seen != NULL && walk.leases_seen != NULL)
-        status = verify_shards(&walk, report, error);
-    else
+    if (walk.subjects_seen != NULL && walk.leases_seen != NULL) {
+        status = verify_limits(&walk, error);
+        if (status == QL_OK)
+            status = verify_shards(&walk, report, error);
+    } else {
         qli_error(error, status, 0, "out of memory");
+    }
     free(walk.subjects_seen);
     free(walk.leases_seen);
     count_holders(call, report);

@@ -1,0 +1,420 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * ql_verify finds each invariant that is broken, and names that one alone. What
+ * locking repairs, [R3] and [R4], is repaired and then found sound.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <string.h>
+
+#include "plant.h"
+
+#define LONG_NAME                                                                                  \
+    "a-subject-whose-name-is-longer-than-what-a-slot-holds-inline-so-that-it-needs-a-second-slot-" \
+    "to-hold-the-rest-of-it"
+
+static char directory[KT_PATH];
+static int64_t clock_ns = KT_START_NS;
+
+struct scene {
+    struct ql *ql;
+    struct kt_view view;
+    struct plant plant;
+    struct qli_subject *alice; /* two leases, two meters */
+    struct qli_subject *bob;   /* one meter */
+    struct qli_subject *wide;  /* a name with an extension */
+    struct qli_shard *shard;
+    struct qli_limits_page *page;
+    uint64_t first; /* alice's first lease */
+};
+
+static int set_up(void **state)
+{
+    static struct scene scene;
+    struct ql_options options = kt_options(&clock_ns, 3, 8);
+    struct ql_lease lease;
+    kt_directory_make(directory, NULL);
+    scene.ql = kt_open(directory, &options);
+    assert_int_equal(ql_charge(scene.ql, "alice", "bytes", 7, NULL), QL_OK);
+    assert_int_equal(ql_charge(scene.ql, "alice", "statements", 1, NULL), QL_OK);
+    assert_int_equal(ql_charge(scene.ql, "bob", "bytes", 5, NULL), QL_OK);
+    assert_int_equal(ql_charge(scene.ql, LONG_NAME, "bytes", 3, NULL), QL_OK);
+    assert_int_equal(ql_acquire(scene.ql, "alice", &lease, NULL), QL_OK);
+    assert_int_equal(ql_acquire(scene.ql, "alice", &lease, NULL), QL_OK);
+    assert_int_equal(ql_acquire(scene.ql, "bob", &lease, NULL), QL_OK);
+    assert_int_equal(ql_release(scene.ql, lease), QL_OK); /* there is a free slot */
+    scene.view = kt_view_open(directory);
+    scene.plant = plant_open(&scene.view);
+    scene.alice = plant_subject(&scene.plant, "alice");
+    scene.bob = plant_subject(&scene.plant, "bob");
+    scene.wide = plant_subject(&scene.plant, LONG_NAME);
+    scene.shard = scene.plant.section.shard;
+    scene.page = scene.plant.engine.page;
+    scene.first = qli_subject_first_lease(scene.alice);
+    scene.shard->subject_free = ++scene.shard->subject_top; /* as after an eviction */
+    assert_int_equal(ql_verify(scene.ql, NULL, NULL), QL_OK);
+    *state = &scene;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    struct scene *scene = *state;
+    kt_view_close(&scene->view);
+    ql_close(scene->ql);
+    kt_directory_remove(directory);
+    return 0;
+}
+
+/* ---- subjects ------------------------------------------------------------ */
+
+static uint64_t *bucket_of(struct scene *s, const struct qli_subject *subject)
+{
+    return qli_subject_bucket(&s->plant.section,
+                              subject->hash & (s->plant.engine.geometry.shard_buckets - 1));
+}
+
+/* Takes the subject out of its chain. */
+static void unlink_subject(struct scene *s, struct qli_subject *subject)
+{
+    uint64_t index = plant_index(&s->plant, subject);
+    uint64_t *link = bucket_of(s, subject);
+    while (*link != index)
+        link = &plant_slot(&s->plant, *link)->next;
+    *link = subject->next;
+}
+
+static void s1_a_free_slot_is_used(struct scene *s)
+{
+    plant_slot(&s->plant, s->shard->subject_free)->meta = QLI_SUBJECT_USED;
+}
+
+static void s1_a_subject_was_never_taken_into_use(struct scene *s)
+{
+    s->shard->subject_top--;
+}
+
+static void s1_the_free_list_goes_round(struct scene *s)
+{
+    plant_slot(&s->plant, s->shard->subject_free)->next = s->shard->subject_free;
+}
+
+static void s1_the_free_list_leads_nowhere(struct scene *s)
+{
+    s->shard->subject_free = 1000;
+}
+
+static void s1_a_chain_has_a_free_slot(struct scene *s)
+{
+    s->bob->next = s->shard->subject_free;
+}
+
+static void s1_a_chain_goes_round(struct scene *s)
+{
+    s->alice->next = plant_index(&s->plant, s->alice);
+}
+
+static void s1_a_slot_is_on_no_list(struct scene *s)
+{
+    unlink_subject(s, s->bob);
+    s->shard->subject_count--;
+}
+
+static void s1_an_extension_is_none(struct scene *s)
+{
+    s->wide->meta = (s->wide->meta & UINT32_MAX) | s->shard->subject_free << 32;
+}
+
+static void s1_a_short_name_has_an_extension(struct scene *s)
+{
+    s->bob->meta |= (s->wide->meta >> 32) << 32;
+}
+
+static void s2_the_hash_is_another(struct scene *s)
+{
+    s->bob->hash ^= UINT64_C(1) << 63;
+}
+
+static void s2_the_name_is_another(struct scene *s)
+{
+    s->bob->key[0] = 'r';
+}
+
+static void s2_the_name_is_none(struct scene *s)
+{
+    s->bob->key[1] = '\n';
+}
+
+static void s2_the_rest_of_a_name_is_another(struct scene *s)
+{
+    struct qli_subject *slot = plant_slot(&s->plant, s->wide->meta >> 32);
+    ((struct qli_extension *)slot)->key[0] ^= 1;
+}
+
+static void s2_two_subjects_have_one_name(struct scene *s)
+{
+    unlink_subject(s, s->bob);
+    s->bob->hash = s->alice->hash;
+    s->bob->meta = s->alice->meta;
+    memcpy(s->bob->key, s->alice->key, sizeof s->bob->key);
+    s->bob->next = s->alice->next;
+    s->alice->next = plant_index(&s->plant, s->bob);
+}
+
+static void s3_the_count_of_subjects_is_wrong(struct scene *s)
+{
+    s->shard->subject_count++;
+}
+
+/* ---- leases -------------------------------------------------------------- */
+
+static void l1_a_link_back_is_wrong(struct scene *s)
+{
+    plant_link_lease_back(&s->plant, plant_lease_next(&s->plant, s->first), 0);
+}
+
+static void l1_a_list_goes_round(struct scene *s)
+{
+    plant_link_lease(&s->plant, s->first, s->first);
+}
+
+static void l1_a_list_has_a_lease_that_ended(struct scene *s)
+{
+    plant_set_lease_state(&s->plant, s->first, QLI_LEASE_SETTLED);
+}
+
+static void l1_a_lease_names_another_subject(struct scene *s)
+{
+    plant_lease(&s->plant, s->first)->subject = plant_index(&s->plant, s->bob);
+}
+
+static void l1_a_free_lease_is_held(struct scene *s)
+{
+    plant_set_lease_state(&s->plant, s->shard->lease_free, QLI_LEASE_HELD);
+}
+
+static void l1_the_free_list_goes_round(struct scene *s)
+{
+    plant_link_lease(&s->plant, s->shard->lease_free, s->shard->lease_free);
+}
+
+static void l1_a_lease_is_on_no_list(struct scene *s)
+{
+    s->shard->lease_free = plant_lease_next(&s->plant, s->shard->lease_free);
+}
+
+static void l2_a_subjects_count_is_wrong(struct scene *s)
+{
+    s->alice->leases = qli_subject_leases(s->first, 3);
+}
+
+static void l1_a_lease_was_never_taken_into_use(struct scene *s)
+{
+    s->shard->lease_top--;
+}
+
+static void l3_the_holder_has_no_slot(struct scene *s)
+{
+    plant_lease(&s->plant, s->first)->holder = qli_word_make(s->view.region.holder_count, 1);
+}
+
+static void l3_the_holder_never_was(struct scene *s)
+{
+    uint64_t *holder = &plant_lease(&s->plant, s->first)->holder;
+    *holder = qli_word_make(qli_word_slot(*holder), qli_word_generation(*holder) + 1);
+}
+
+static void l3_there_is_no_holder(struct scene *s)
+{
+    plant_lease(&s->plant, s->first)->holder = 0;
+}
+
+/* ---- totals, limits ------------------------------------------------------ */
+
+static void u1_days_are_out_of_order(struct scene *s)
+{
+    s->alice->cells[1].previous_day = s->alice->cells[1].day;
+}
+
+static void u1_a_total_is_no_amount(struct scene *s)
+{
+    s->alice->cells[0].total = (uint64_t)INT64_MAX + 1;
+}
+
+static void u1_the_day_befores_total_is_no_amount(struct scene *s)
+{
+    s->alice->cells[0].previous_total = UINT64_MAX;
+}
+
+static struct qli_shared_limits *live_list(struct scene *s)
+{
+    return &s->page->lists[s->page->sequence & 1];
+}
+
+static void c1_too_many_limits(struct scene *s)
+{
+    live_list(s)->count = QL_LIMITS_MAX + 1;
+}
+
+static void c1_a_limit_without_a_meter(struct scene *s)
+{
+    live_list(s)->limits[1].meter = s->page->meter_count;
+}
+
+static void c1_a_limit_is_none(struct scene *s)
+{
+    live_list(s)->limits[1].cap = UINT64_MAX;
+}
+
+static void c1_too_many_meters(struct scene *s)
+{
+    s->page->meter_count = s->plant.engine.geometry.meter_capacity + 1;
+}
+
+static void c1_two_meters_have_one_name(struct scene *s)
+{
+    memcpy(s->page->meters[1], s->page->meters[0], sizeof s->page->meters[1]);
+}
+
+/* ---- the undo log -------------------------------------------------------- */
+
+static void log_entry(struct scene *s, uint64_t guard, uint64_t offset)
+{
+    s->view.region.guards[guard].undo[0].offset = offset;
+    s->view.region.guards[guard].undo_count = 1;
+}
+
+static void r5_too_many_entries(struct scene *s)
+{
+    s->view.region.guards[1].undo_count = QLI_UNDO_MAX + 1;
+}
+
+static void r5_an_entry_between_words(struct scene *s)
+{
+    log_entry(s, 1, s->view.region.body_offset + 4);
+}
+
+static void r5_an_entry_before_the_body(struct scene *s)
+{
+    log_entry(s, 1, s->view.region.body_offset - 8);
+}
+
+static void r5_an_entry_behind_the_end(struct scene *s)
+{
+    log_entry(s, 1, s->view.region.size);
+}
+
+static void r5_an_entry_far_behind_the_end(struct scene *s)
+{
+    log_entry(s, 0, UINT64_MAX - 7);
+}
+
+/* Undone by whoever takes the lock; word names nobody who is alive. */
+static void what_the_dead_left_is_repaired(void **state)
+{
+    struct scene *s = *state;
+    struct ql_usage usage;
+    struct qli_guard *guard = &s->view.region.guards[1];
+    uint64_t *total = &s->alice->cells[0].total;
+    log_entry(s, 1, (uint64_t)((unsigned char *)total - s->view.region.base));
+    guard->undo[0].old = *total;
+    *total = 1000000;
+    guard->word = qli_word_make(s->view.region.holder_count + 1, 5);
+    assert_int_equal(ql_verify(s->ql, NULL, NULL), QL_OK);
+    assert_int_equal(guard->word, 0);
+    assert_int_equal(guard->undo_count, 0);
+    assert_int_equal(ql_usage(s->ql, "alice", &usage), QL_OK);
+    assert_int_equal(usage.meters[0].total, 7);
+}
+
+/* ---- all of them --------------------------------------------------------- */
+
+struct fault {
+    const char *name; /* begins with the tag */
+    void (*plant)(struct scene *s);
+};
+
+#define FAULT(function)                                                                            \
+    {                                                                                              \
+#function, function                                                                        \
+    }
+
+static const struct fault faults[] = {
+    FAULT(s1_a_free_slot_is_used),
+    FAULT(s1_the_free_list_goes_round),
+    FAULT(s1_the_free_list_leads_nowhere),
+    FAULT(s1_a_chain_has_a_free_slot),
+    FAULT(s1_a_chain_goes_round),
+    FAULT(s1_a_slot_is_on_no_list),
+    FAULT(s1_an_extension_is_none),
+    FAULT(s1_a_short_name_has_an_extension),
+    FAULT(s2_the_hash_is_another),
+    FAULT(s2_the_name_is_another),
+    FAULT(s2_the_name_is_none),
+    FAULT(s2_the_rest_of_a_name_is_another),
+    FAULT(s2_two_subjects_have_one_name),
+    FAULT(s3_the_count_of_subjects_is_wrong),
+    FAULT(l1_a_link_back_is_wrong),
+    FAULT(l1_a_list_goes_round),
+    FAULT(l1_a_list_has_a_lease_that_ended),
+    FAULT(l1_a_lease_names_another_subject),
+    FAULT(l1_a_free_lease_is_held),
+    FAULT(l1_the_free_list_goes_round),
+    FAULT(l1_a_lease_is_on_no_list),
+    FAULT(l2_a_subjects_count_is_wrong),
+    FAULT(l1_a_lease_was_never_taken_into_use),
+    FAULT(s1_a_subject_was_never_taken_into_use),
+    FAULT(l3_the_holder_has_no_slot),
+    FAULT(l3_the_holder_never_was),
+    FAULT(l3_there_is_no_holder),
+    FAULT(u1_days_are_out_of_order),
+    FAULT(u1_a_total_is_no_amount),
+    FAULT(u1_the_day_befores_total_is_no_amount),
+    FAULT(c1_too_many_limits),
+    FAULT(c1_a_limit_without_a_meter),
+    FAULT(c1_a_limit_is_none),
+    FAULT(c1_too_many_meters),
+    FAULT(c1_two_meters_have_one_name),
+    FAULT(r5_too_many_entries),
+    FAULT(r5_an_entry_between_words),
+    FAULT(r5_an_entry_before_the_body),
+    FAULT(r5_an_entry_behind_the_end),
+    FAULT(r5_an_entry_far_behind_the_end),
+};
+
+static void expect_tag(const struct fault *fault, const struct ql_error *error)
+{
+    char tag[] = {'[', (char)(fault->name[0] - 'a' + 'A'), fault->name[1], ']', '\0'};
+    const char *found = strstr(error->text, tag);
+    if (found == NULL || strchr(found + 1, '[') != NULL || strchr(error->text, '[') != found)
+        fail_msg("%s: verify says '%s'", fault->name, error->text);
+}
+
+static void each_broken_invariant_is_named(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++) {
+        void *scene;
+        struct ql_error error = {0};
+        set_up(&scene);
+        faults[i].plant(scene);
+        enum ql_status status = ql_verify(((struct scene *)scene)->ql, NULL, &error);
+        if (status != QL_E_CORRUPT)
+            fail_msg("%s: verify gives %s", faults[i].name, ql_status_name(status));
+        expect_tag(&faults[i], &error);
+        tear_down(&scene);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(each_broken_invariant_is_named),
+        cmocka_unit_test_setup_teardown(what_the_dead_left_is_repaired, set_up, tear_down),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
