@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/siphash.h"
 #include "region/lockfile.h"
 
 void kt_fail(const char *file, int line, const char *condition, const char *format, ...)
@@ -137,18 +138,23 @@ void kt_wait_success(pid_t pid)
              (unsigned)status);
 }
 
+static int open_file(const char *directory, const char *name)
+{
+    char path[KT_PATH + 16];
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    KT_CHECK(fd >= 0, "%s: %s", path, strerror(errno));
+    return fd;
+}
+
 struct kt_view kt_view_open(const char *path)
 {
     struct kt_view view = {.region = {.token_fd = -1}};
     struct qli_region *region = &view.region;
-    char name[KT_PATH + 16];
     struct stat info;
-    snprintf(name, sizeof name, "%s/lock", path);
-    region->lock_fd = open(name, O_RDWR | O_CLOEXEC);
-    snprintf(name, sizeof name, "%s/region", path);
-    region->region_fd = open(name, O_RDWR | O_CLOEXEC);
-    KT_CHECK(region->lock_fd >= 0 && region->region_fd >= 0 && fstat(region->region_fd, &info) == 0,
-             "%s: %s", name, strerror(errno));
+    region->lock_fd = open_file(path, "lock");
+    region->region_fd = open_file(path, "region");
+    KT_CHECK(fstat(region->region_fd, &info) == 0, "%s: %s", path, strerror(errno));
     region->size = (uint64_t)info.st_size;
     region->base =
         mmap(NULL, region->size, PROT_READ | PROT_WRITE, MAP_SHARED, region->region_fd, 0);
@@ -188,4 +194,28 @@ uint64_t kt_view_slot(const struct kt_view *view, pid_t pid)
         slot++;
     KT_CHECK(slot < view->region.holder_count, "no holder has pid %d", (int)pid);
     return slot;
+}
+
+static void change_boot_id(char boot_id[QLI_BOOT_ID_SIZE])
+{
+    boot_id[0] = boot_id[0] == 'x' ? 'y' : 'x';
+}
+
+void kt_make_stale(const char *directory)
+{
+    static const uint64_t key[2];
+    struct qli_lock_record record;
+    struct qli_region_header header;
+    bool empty;
+    int fd = open_file(directory, "lock");
+    KT_CHECK(qli_lockfile_read(fd, &record, &empty, NULL) == QL_OK && !empty, "lock");
+    change_boot_id(record.boot_id);
+    KT_CHECK(qli_lockfile_write(fd, &record, NULL) == QL_OK, "lock");
+    close(fd);
+    fd = open_file(directory, "region");
+    KT_CHECK(pread(fd, &header, sizeof header, 0) == (ssize_t)sizeof header, "region");
+    change_boot_id(header.boot_id);
+    header.checksum = qli_siphash(key, &header, offsetof(struct qli_region_header, checksum));
+    KT_CHECK(pwrite(fd, &header, sizeof header, 0) == (ssize_t)sizeof header, "region");
+    close(fd);
 }

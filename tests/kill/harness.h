@@ -69,6 +69,9 @@ void kt_view_close(struct kt_view *view);
 /* Guards whose word names a holder whose byte nobody has. */
 unsigned kt_view_dead_words(struct kt_view *view);
 
+/* Makes the store's region one of an earlier boot. */
+void kt_make_stale(const char *path);
+
 /* The slot of the holder with this pid (pids of one namespace only). */
 uint64_t kt_view_slot(const struct kt_view *view, pid_t pid);
 

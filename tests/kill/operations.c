@@ -214,6 +214,12 @@ static void prepare_removed_region(const char *directory)
     KT_CHECK(unlink(path) == 0, "unlink %s", path);
 }
 
+static void prepare_stale_region(const char *directory)
+{
+    prepare_store(directory);
+    kt_make_stale(directory);
+}
+
 static void run_open(const char *directory)
 {
     open_store(directory);
@@ -287,6 +293,7 @@ static void run_close(const char *directory)
 const struct kt_operation kt_operations[] = {
     {"create", NULL, {NULL, run_open, false}, NULL, NULL},
     {"create-again", prepare_removed_region, {NULL, run_open, false}, NULL, NULL},
+    {"create-over-stale", prepare_stale_region, {NULL, run_open, false}, NULL, NULL},
     {"attach", prepare_store, {NULL, run_open, false}, NULL, NULL},
     {"attach-over-dead", prepare_dead_owner, {NULL, run_open, false}, NULL, NULL},
     {"attach-beside-dead", prepare_dead_neighbour, {NULL, run_open, false}, NULL, NULL},

@@ -23,6 +23,7 @@ static const struct kt_case cases[] = {
     {"stale_killed", kt_process_stale_killed},
     {"stale_in_use", kt_process_stale_in_use},
     {"attach_exit", kt_process_attach_exit},
+    {"last_close", kt_process_last_close},
     {"removed", kt_process_removed},
     {"removed_lock", kt_process_removed_lock},
     {"containers", kt_process_containers},

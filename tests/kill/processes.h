@@ -28,6 +28,7 @@ int kt_process_stale_region(void);
 int kt_process_stale_killed(void);
 int kt_process_stale_in_use(void);
 int kt_process_attach_exit(void);
+int kt_process_last_close(void);
 int kt_process_removed(void);
 int kt_process_removed_lock(void);
 int kt_process_containers(void);

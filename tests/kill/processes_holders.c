@@ -44,7 +44,7 @@ static _Noreturn void charge_for_ever(void)
 /* Stops the victim until it is stopped inside the lock of the only shard. */
 static uint64_t stop_in_lock(pid_t victim, const uint64_t *word)
 {
-    int64_t deadline_ns = kt_now_ns() + 2 * KT_DEADLINE_NS;
+    int64_t deadline_ns = kt_now_ns() + 2 * kt_deadline_ns;
     for (;;) {
         kill(victim, SIGSTOP);
         wait_for_stop(victim);
@@ -74,7 +74,7 @@ static void check_busy(struct ql *ql, const uint64_t *word, uint64_t holder)
  * it. The victim is let go once we sleep. */
 static void check_wake(pid_t victim, const uint64_t *word)
 {
-    struct timespec long_ns = {.tv_sec = KT_DEADLINE_NS / 1000000000};
+    struct timespec long_ns = {.tv_sec = kt_deadline_ns / 1000000000};
     uint32_t seen = (uint32_t)__atomic_load_n(word, __ATOMIC_ACQUIRE);
     KT_CHECK(seen & QLI_WORD_WAITERS, "nobody waits");
     pid_t helper = kt_fork();
@@ -216,7 +216,7 @@ int kt_process_dead_slot_free(void)
         enum ql_status status;
         do
             status = ql_acquire(ql, "alice", &lease, NULL);
-        while (status == QL_REFUSED && kt_now_ns() < start_ns + KT_DEADLINE_NS);
+        while (status == QL_REFUSED && kt_now_ns() < start_ns + kt_deadline_ns);
         kt_expect(status, QL_OK, "acquire");
         int64_t took_ns = kt_now_ns() - start_ns;
         longest_ns = took_ns > longest_ns ? took_ns : longest_ns;

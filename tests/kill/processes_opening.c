@@ -55,7 +55,7 @@ int kt_process_stale_region(void)
     ql_close(kt_open_store());
     for (int i = 0; i < RACES; i++) {
         pid_t pids[RACERS];
-        kt_make_stale();
+        kt_make_stale(kt_directory);
         begin_race(pids, open_and_compare);
         for (int r = 0; r < RACERS; r++)
             kt_wait_success(pids[r]);
@@ -88,7 +88,7 @@ static int race_with_death(uint64_t spin)
     kt_end_process(pids[0]);
     kt_await(&kt_flags[THERE], RACERS - 1);
     for (int r = 1; r < RACERS; r++) {
-        int64_t deadline_ns = kt_now_ns() + KT_DEADLINE_NS;
+        int64_t deadline_ns = kt_now_ns() + kt_deadline_ns;
         while (kt_flags[EPOCHS + r] == 0)
             KT_CHECK(kt_now_ns() < deadline_ns, "racer %d did not come in", r);
         KT_CHECK(kt_flags[EPOCHS + r] == kt_flags[EPOCHS + 1], "two regions");
@@ -105,7 +105,7 @@ int kt_process_stale_killed(void)
     int came_in = 0;
     ql_close(kt_open_store());
     for (int i = 0; i < RACES; i++) {
-        kt_make_stale();
+        kt_make_stale(kt_directory);
         came_in += race_with_death(kt_random(&random) % 600000);
     }
     printf("seed 1: %d victims, %d of them killed before they had the store\n", RACES,
@@ -133,7 +133,7 @@ int kt_process_stale_in_use(void)
     if (pid == 0)
         open_and_hold();
     kt_await(&kt_flags[THERE], 1);
-    kt_make_stale();
+    kt_make_stale(kt_directory);
     kt_expect(ql_open(kt_directory, &options, &ql, &error), QL_E_BUSY, "open");
     kt_flags[COMPARE] = 1;
     kt_wait_success(pid);
@@ -145,7 +145,7 @@ int kt_process_stale_in_use(void)
 
 /* ---- attaching and exiting ------------------------------------------------ */
 
-/* One region for all races; half of the processes close, half just end. */
+/* Half of the processes close, half just end. */
 static void attach_and_exit(int number)
 {
     struct ql *ql = kt_open_store();
@@ -157,16 +157,46 @@ static void attach_and_exit(int number)
 
 int kt_process_attach_exit(void)
 {
-    struct ql *ql = kt_open_store();
+    ql_close(kt_open_store());
     for (int i = 0; i < RACES; i++) {
         pid_t pids[RACERS];
         begin_race(pids, attach_and_exit);
         for (int r = 0; r < RACERS; r++)
             kt_wait_success(pids[r]);
     }
+    struct ql *ql = kt_open_store();
     KT_CHECK(kt_total(ql) == (int64_t)RACES * RACERS, "counted %lld", (long long)kt_total(ql));
     KT_CHECK(kt_held(ql) == 0, "%lld leases stay", (long long)kt_held(ql));
     kt_verify(ql);
+    ql_close(ql);
+    return 0;
+}
+
+static void take_and_close(void)
+{
+    struct ql *ql = kt_open_store();
+    kt_take(ql);
+    kt_flags[THERE] = 1;
+    kt_await(&kt_flags[COMPARE], 1);
+    ql_close(ql);
+    kt_flags[THERE] = 2;
+    for (;;)
+        pause();
+}
+
+/* Closing gives leases back by itself: nobody has to find the process dead. */
+int kt_process_last_close(void)
+{
+    pid_t pid = kt_fork();
+    if (pid == 0)
+        take_and_close();
+    kt_await(&kt_flags[THERE], 1);
+    struct ql *ql = kt_open_store();
+    KT_CHECK(kt_leases_counted(ql) == 1, "%lld leases", (long long)kt_leases_counted(ql));
+    kt_flags[COMPARE] = 1;
+    kt_await(&kt_flags[THERE], 2);
+    KT_CHECK(kt_leases_counted(ql) == 0, "%lld leases", (long long)kt_leases_counted(ql));
+    kt_end_process(pid);
     ql_close(ql);
     return 0;
 }

@@ -9,12 +9,12 @@
 #include "api/handle.h"
 #include "harness.h"
 
-#define KT_DEADLINE_NS INT64_C(60000000000)
 #define KT_SLOTS 5 /* the cap of the concurrent limit */
 #define KT_FLAGS 8
 
 extern char kt_directory[KT_PATH];
 extern int64_t *kt_clock_ns;      /* shared with forked children, as are the flags */
+extern int64_t kt_deadline_ns;    /* how long anything may take; see kt_case_main */
 extern _Atomic int64_t *kt_flags; /* KT_FLAGS of them, zero when a case begins */
 
 struct kt_case {
@@ -22,7 +22,8 @@ struct kt_case {
     int (*run)(void); /* 0, or KT_SKIP */
 };
 
-/* Runs the case that the command line names, on a new store. */
+/* Runs the case that the command line names, on a new store. What has not
+ * happened after 60 s, or KT_DEADLINE_SECONDS of the environment, never will. */
 int kt_case_main(int argc, char **argv, const struct kt_case *cases, size_t count);
 
 struct ql *kt_open_room(uint32_t room, int64_t wait_ms);
@@ -49,9 +50,6 @@ enum ql_status kt_enter(struct ql *ql, struct qli_section *section);
 
 /* Dies in that lock, with changes that are not committed. */
 _Noreturn void kt_die_in_lock(struct ql *ql);
-
-/* Makes the store's region one of an earlier boot. Nobody has it open. */
-void kt_make_stale(void);
 
 /* Charges until a call fails; the failure. */
 enum ql_status kt_wait_for_failure(struct ql *ql);

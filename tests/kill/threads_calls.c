@@ -257,7 +257,7 @@ static struct ql_lease take_in_time(struct ql *ql)
 {
     struct ql_lease lease;
     enum ql_status status;
-    int64_t deadline_ns = kt_now_ns() + KT_DEADLINE_NS;
+    int64_t deadline_ns = kt_now_ns() + kt_deadline_ns;
     do
         status = ql_admit(ql, "alice", NULL, &lease, NULL);
     while (status == QL_REFUSED && kt_now_ns() < deadline_ns);

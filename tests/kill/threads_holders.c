@@ -34,7 +34,7 @@ int kt_thread_open_first(void)
             kt_directory_remove(kt_directory);
             kt_directory_make(kt_directory, NULL);
         } else {
-            kt_make_stale();
+            kt_make_stale(kt_directory);
         }
         kt_threads(open_at_once, NULL);
     }
@@ -161,7 +161,7 @@ struct loss {
 /* Each call ticks, so that several threads find the loss at once. */
 static enum ql_status charge_until_lost(struct ql *ql)
 {
-    int64_t deadline_ns = kt_now_ns() + KT_DEADLINE_NS;
+    int64_t deadline_ns = kt_now_ns() + kt_deadline_ns;
     enum ql_status status;
     do {
         __atomic_store_n(&ql->store->last_tick_ns, 0, __ATOMIC_RELAXED);

@@ -138,7 +138,7 @@ static void take_from_dead(void *context, int number)
     struct ql *ql = context;
     struct ql_lease lease;
     enum ql_status status;
-    int64_t deadline_ns = kt_now_ns() + KT_DEADLINE_NS;
+    int64_t deadline_ns = kt_now_ns() + kt_deadline_ns;
     (void)number;
     do
         status = ql_acquire(ql, "alice", &lease, NULL);
