@@ -47,7 +47,9 @@ def _started(work: Callable[[], None]) -> int:
         return pid
     # Whoever kills this process's parent ends the service, not a part of it.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    for number in _STOP:
+    # A terminal that closes tells every process; here the supervisor decides.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
     if os.getppid() == parent:

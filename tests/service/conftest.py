@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -178,11 +179,23 @@ class Service:
         begin, end = self.marks(user)
         return (end.time_ns - begin.time_ns) / 1e9
 
-    def most_at_once(self, user: str) -> int:
-        running = most = 0
-        for mark in self.marks(user):
-            running += {"begin": 1, "end": -1}.get(mark.event, 0)
-            most = max(most, running)
+    def most_at_once(self, user: str, kills: dict[int, int] | None = None) -> int:
+        """The most scans at any one time; those of a process that was killed end
+        at the time of its kill."""
+        kills = kills or {}
+        marks = [m for m in self.marks(user) if m.time_ns < kills.get(m.pid, m.time_ns + 1)]
+        marks += [Mark("killed", pid, user, 0, time_ns) for pid, time_ns in kills.items()]
+        # Sorting is stable: without kills it is the order in which they were written.
+        if kills:
+            marks.sort(key=lambda mark: mark.time_ns)
+        running: Counter[int] = Counter()
+        most = 0
+        for mark in marks:
+            if mark.event == "killed":
+                del running[mark.pid]
+            else:
+                running[mark.pid] += 1 if mark.event == "begin" else -1
+            most = max(most, running.total())
         return most
 
 

@@ -111,6 +111,17 @@ def test_a_stream_that_nobody_reads_ends(own_service: Callable[..., Service]) ->
     hang_up(stream)
 
 
+def test_a_stream_that_is_read_too_slowly_ends(own_service: Callable[..., Service]) -> None:
+    """The kernel sees a client that reads, so the limit is the service's own."""
+    user = "sipper"
+    service = own_service(max_seconds=1)
+    stream = service.opened(user)
+    eventually(lambda: stream.read(100) and service.usage(user)["concurrent"] == 0)
+    ended_once(service, user, service.price(select=["*"]))
+    assert service.seconds_held(user) >= 1
+    hang_up(stream)
+
+
 @pytest.mark.parametrize(("path", "body"), ENDLESS_REQUESTS, ids=["query", "scan"])
 def test_a_query_that_does_not_end_ends(
     own_service: Callable[..., Service], path: str, body: dict[str, Any]

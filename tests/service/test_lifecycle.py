@@ -48,7 +48,7 @@ def nothing_is_left(service: Service) -> None:
     eventually(lambda: is_free(service.port))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("to_all", [True, False], ids=["group", "supervisor"])
 def test_it_stops_with_all_it_started(own_service: Start, number: int, to_all: bool) -> None:
     service = own_service()

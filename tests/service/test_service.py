@@ -6,6 +6,8 @@ from __future__ import annotations
 import http.client
 import os
 import signal
+import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -77,6 +79,51 @@ def test_a_killed_worker_gives_its_slots_back(service: Service) -> None:
     unfinished = lost * service.price(select=["*"])
     assert service.usage(user)["bytes_today"] == begun - unfinished
     eventually(lambda: victim not in workers(service) and len(workers(service)) == 2)
+
+
+def test_workers_killed_in_the_middle_of_many_scans(service: Service) -> None:
+    """A scan whose whole answer has come is on the bill once. One that was cut
+    off may be, since its price is charged before the last bytes are sent."""
+    user = "battle"
+    price = service.price(select=["delay"])
+    finished, cut_off = [], []
+    kills: dict[int, int] = {}
+
+    def insist(_: int) -> None:
+        while True:
+            try:
+                status, body, _ = service.scan(user, select=["delay"], limit=200_000)
+            except (OSError, http.client.HTTPException):
+                cut_off.append(1)
+                continue
+            if status == 200 and pa.ipc.open_stream(body).read_all().num_rows == 200_000:
+                finished.append(1)
+                return
+            assert status == 429
+
+    def kill_one() -> None:
+        """A worker that has a scan open."""
+        marks = service.marks(user)
+        running = Counter(m.pid for m in marks if m.event == "begin" and m.pid not in kills)
+        running.subtract(m.pid for m in marks if m.event == "end")
+        for pid in (+running).keys():
+            kills[pid] = time.monotonic_ns()
+            os.kill(pid, signal.SIGKILL)
+            return
+
+    with ThreadPoolExecutor(2 * CAP) as pool:
+        scans = [pool.submit(insist, number) for number in range(60)]
+        for wanted in (1, 2, 3):
+            eventually(
+                lambda n=wanted: len(finished) >= 12 * n and (kill_one(), len(kills) >= n)[1]
+            )
+        for scan in scans:
+            scan.result()
+    eventually(lambda: usage_or_none(service, user) == 0)
+    charged, rest = divmod(service.usage(user)["bytes_today"], price)
+    assert rest == 0
+    assert len(finished) == 60 <= charged <= 60 + len(cut_off)
+    assert service.most_at_once(user, kills) <= CAP
 
 
 def usage_or_none(service: Service, user: str) -> Any:
