@@ -202,6 +202,20 @@ struct ql_options {
     void *context; /* for the three functions above */
 
     bool allow_any_filesystem; /* open on file systems that are not known to be local */
+
+    /* Make nothing, neither directory nor file: QL_E_STORE if there is no store,
+     * or if its region was removed or is of an earlier boot. For tools, whose
+     * sizes are not those of the program that the store belongs to. */
+    bool must_exist;
+
+    /* Where a new store keeps its region: NULL beside its lock file; otherwise a
+     * directory that exists, on a tmpfs (such as /dev/shm) for those who want no
+     * write-back of a disk inside their calls. It belongs to the store: later
+     * opens find it by the record in the lock file, and one that names another
+     * directory is QL_E_STORE. All processes of the store have to see the same
+     * directory there, also those in containers. Whoever removes a store removes
+     * its file there too. */
+    const char *region_directory;
 };
 
 #define QL_OPTIONS_INIT                                                                            \

@@ -8,8 +8,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #ifdef __SANITIZE_THREAD__
 #include <sanitizer/tsan_interface.h>
@@ -138,10 +136,7 @@ enum ql_status qli_store_self(struct qli_store *store, uint64_t *self)
 /* Our own mutex is held: losing the region takes the descriptors away. */
 static enum ql_status find_loss(struct qli_region *region)
 {
-    struct stat info;
-    if (!qli_holder_token_held(region) || fstat(region->region_fd, &info) != 0)
-        return QL_E_DETACHED;
-    return region->has_name && info.st_nlink == 0 ? QL_E_GONE : QL_OK;
+    return qli_holder_token_held(region) ? qli_region_look(region) : QL_E_DETACHED;
 }
 
 /* What is lost stays so, for the reason that was seen first. Lets go of the byte
@@ -199,6 +194,27 @@ static void free_store(struct qli_store *store)
     free(store);
 }
 
+/* *existing: the store, if this process has it open; otherwise it is attached. */
+static enum ql_status attach_directory(struct qli_store *store, const char *path,
+                                       const struct ql_options *options,
+                                       const struct qli_region_plan *plan,
+                                       const struct qli_attach_hooks *hooks,
+                                       struct qli_store **existing, struct ql_error *error)
+{
+    const struct qli_place_request request = {path, options->region_directory,
+                                              options->allow_any_filesystem, options->must_exist};
+    struct qli_region *region = &store->engine.region;
+    struct qli_place place;
+    enum ql_status status = qli_place_open(&place, &request, region, error);
+    if (status == QL_OK) {
+        *existing = find_in_table(region);
+        status = *existing != NULL ? qli_attach_compare(&place, region, error)
+                                   : qli_attach(&place, plan, hooks, region, error);
+    }
+    qli_place_close(&place);
+    return status;
+}
+
 static enum ql_status attach(struct qli_store *store, const char *path,
                              const struct ql_options *options, struct qli_store **existing,
                              struct ql_error *error)
@@ -208,18 +224,15 @@ static enum ql_status attach(struct qli_store *store, const char *path,
     enum ql_status status = qli_engine_plan(options, &plan, error);
     if (status != QL_OK)
         return status;
-    struct qli_region *region = &store->engine.region;
-    if (strcmp(path, "memory:") == 0)
-        return qli_attach_memory(&plan, &hooks, region, error);
-    int directory_fd;
-    status = qli_attach_open(path, options->allow_any_filesystem, &directory_fd, region, error);
-    if (status == QL_OK) {
-        *existing = find_in_table(region);
-        if (*existing == NULL)
-            status = qli_attach_region(directory_fd, &plan, &hooks, region, error);
-    }
-    if (directory_fd >= 0)
-        close(directory_fd);
+    if (strcmp(path, "memory:") != 0)
+        return attach_directory(store, path, options, &plan, &hooks, existing, error);
+    if (options->must_exist || options->region_directory != NULL)
+        return qli_error(error, QL_E_STORE, 0,
+                         "'memory:' is private to the program that opens it, always new, and has "
+                         "no directory: name the directory of a store");
+    status = qli_attach_memory(&store->engine.region, error);
+    if (status == QL_OK)
+        status = qli_attach(NULL, &plan, &hooks, &store->engine.region, error);
     return status;
 }
 

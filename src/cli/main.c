@@ -7,7 +7,6 @@
 #include <locale.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "output.h"
 
@@ -146,62 +145,17 @@ static enum cli_exit check_arguments(const struct cli_command *command, const st
     return CLI_OK;
 }
 
-/* 0, or the errno that says why there is no such file in the store's directory. */
-static int look_for(const struct cli *cli, const char *file)
-{
-    struct stat status;
-    size_t size = strlen(cli->store) + strlen(file) + 2;
-    char *path = cli_resize(NULL, size);
-    snprintf(path, size, "%s/%s", cli->store, file);
-    int reason = stat(path, &status) == 0 ? 0 : errno;
-    free(path);
-    return reason;
-}
-
-/* ql_open would make what is missing, in a size that is not the program's. */
-static enum cli_exit require_store(const struct cli *cli)
-{
-    static const char advice[] = "give the directory that the program opens, and start the "
-                                 "program first if it never ran: it makes the store";
-    if (strcmp(cli->store, "memory:") == 0) {
-        return cli_fail(cli, QL_E_STORE,
-                        "'memory:' is private to the program that opened it; "
-                        "name the directory of a store");
-    }
-    const char *file = "lock";
-    int reason = look_for(cli, file);
-    if (reason == 0) {
-        file = "region";
-        reason = look_for(cli, file);
-    }
-    if (reason == 0) {
-        return CLI_OK;
-    }
-    if (reason != ENOENT && reason != ENOTDIR) {
-        return cli_fail(cli, QL_E_STORE, "cannot open the store '%s': %s", cli->store,
-                        strerror(reason));
-    }
-    if (look_for(cli, ".") != 0) {
-        return cli_fail(cli, QL_E_STORE, "there is no store '%s': no such directory; %s",
-                        cli->store, advice);
-    }
-    return cli_fail(cli, QL_E_STORE, "'%s' is no store: it has no file '%s'; %s", cli->store, file,
-                    advice);
-}
-
 static enum cli_exit run(const struct cli_command *command, struct cli *cli)
 {
     struct ql_error error;
-    enum cli_exit result = require_store(cli);
-    if (result != CLI_OK) {
-        return result;
-    }
-    enum ql_status status = ql_open(cli->store, NULL, &cli->ql, &error);
+    struct ql_options options = QL_OPTIONS_INIT;
+    options.must_exist = true; /* a store has the size that its program wants */
+    enum ql_status status = ql_open(cli->store, &options, &cli->ql, &error);
     if (status != QL_OK) {
         return command->open_failed != NULL ? command->open_failed(cli, &error)
                                             : cli_fail(cli, status, "%s", error.text);
     }
-    result = command->run(cli);
+    enum cli_exit result = command->run(cli);
     ql_close(cli->ql);
     return result;
 }

@@ -70,7 +70,8 @@ enum ql_status qli_lockfile_read(int fd, struct qli_lock_record *record, bool *e
     *empty = length == 0;
     if (*empty)
         return QL_OK;
-    if (length != (ssize_t)sizeof *record || memcmp(record->magic, MAGIC, sizeof MAGIC) != 0)
+    const ssize_t start = offsetof(struct qli_lock_record, store_uuid);
+    if (length < start || memcmp(record->magic, MAGIC, sizeof MAGIC) != 0)
         return qli_error(error, QL_E_CORRUPT, 0,
                          "the file 'lock' is not quotalite's: choose an empty directory");
     if (record->endian != QLI_ENDIAN_TAG || record->version != QLI_STORE_VERSION)
@@ -78,7 +79,8 @@ enum ql_status qli_lockfile_read(int fd, struct qli_lock_record *record, bool *e
                          "the store has format %u, this library (%s) reads format %u: use one "
                          "version of quotalite for all processes of the store",
                          record->version, ql_version(), QLI_STORE_VERSION);
-    if (record->checksum != record_checksum(record))
+    if (length != (ssize_t)sizeof *record || record->checksum != record_checksum(record) ||
+        record->region_directory[QLI_PATH_SIZE - 1] != '\0')
         return qli_error(error, QL_E_CORRUPT, 0,
                          "the file 'lock' is damaged: stop all processes of the store and move "
                          "its directory away");

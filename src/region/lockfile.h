@@ -18,7 +18,8 @@
 #define QLI_BYTE_HOLDERS UINT64_C(8192)
 #define QLI_HOLDERS_MAX UINT64_C(32768)
 
-#define QLI_STORE_VERSION 1u
+#define QLI_STORE_VERSION 2u
+#define QLI_PATH_SIZE 256u
 
 struct qli_lock_record {
     char magic[8];
@@ -29,7 +30,10 @@ struct qli_lock_record {
     char boot_id[QLI_BOOT_ID_SIZE];
     uint64_t region_device;
     uint64_t region_inode;
-    uint64_t checksum; /* SipHash with a zero key over all fields above */
+    uint64_t lock_device; /* of this file when the region was made: a copy has another */
+    uint64_t lock_inode;
+    char region_directory[QLI_PATH_SIZE]; /* absolute; empty: the store's own. Never changes */
+    uint64_t checksum;                    /* SipHash with a zero key over all fields above */
 };
 
 /* Tries to lock one byte. Does not wait. */

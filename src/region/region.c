@@ -214,6 +214,16 @@ void qli_region_unmap(struct qli_region *region)
     *region = qli_region_none();
 }
 
+enum ql_status qli_region_look(const struct qli_region *region)
+{
+    struct stat lock;
+    struct stat info;
+    if (fstat(region->region_fd, &info) != 0 || fstat(region->lock_fd, &lock) != 0)
+        return QL_E_DETACHED;
+    bool named = info.st_nlink != 0 && lock.st_nlink != 0;
+    return named || !region->has_name ? QL_OK : QL_E_GONE;
+}
+
 enum ql_status qli_region_poison(struct qli_region *region)
 {
     __atomic_store_n(&region->header->corrupt, 1, __ATOMIC_RELAXED);

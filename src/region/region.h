@@ -80,6 +80,10 @@ static inline bool qli_region_corrupt(const struct qli_region *region)
     return __atomic_load_n(&region->header->corrupt, __ATOMIC_RELAXED) != 0;
 }
 
+/* Whether the files are still there. QL_E_GONE: somebody removed one of them.
+ * QL_E_DETACHED: this process has lost a descriptor. */
+enum ql_status qli_region_look(const struct qli_region *region);
+
 /* Poisons the region for everybody; returns QL_E_CORRUPT. */
 enum ql_status qli_region_poison(struct qli_region *region);
 

@@ -112,7 +112,7 @@ def test_a_store_without_its_region_is_not_made_anew(cli, store):
     os.unlink(region)
     result = cli("usage")
     assert result.code == 1 and result.out == ""
-    assert "no file 'region'" in result.err
+    assert "has no region" in result.err and "start the program" in result.err
     assert not os.path.exists(region)
 
 
