@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
@@ -135,6 +136,16 @@ def test_row_05_a_new_day_zeroes_budgets_and_keeps_slots(make_tracker: Make, clo
             tracker.acquire("alice").__enter__()
     with tracker.acquire("alice"):
         pass
+
+
+def test_row_05_a_clock_that_steps_back_keeps_the_window(make_tracker: Make, clock: Clock) -> None:
+    tracker = make_tracker(clock=clock)
+    tracker.record_bytes("alice", 1000)
+    clock.now = datetime(2030, 3, 13, 23, 59, tzinfo=timezone.utc)
+    assert tracker.bytes_used_today("alice") == 1000
+    with pytest.raises(QuotaExceededError) as refusal:
+        tracker.check_daily_budget("alice")
+    assert refusal.value.retry_after_seconds == 86400 + 60
 
 
 def test_row_06_users_are_independent(tracker: QuotaTracker) -> None:
@@ -304,6 +315,15 @@ def test_row_10_elsewhere_a_cap_of_zero_refuses_everything(make_tracker: Make) -
         with pytest.raises(QuotaExceededError) as refusal:
             call()
         assert (refusal.value.current, refusal.value.limit) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "cap"),
+    [(-1, 0), (2.9, 2), (True, 1), (2**63, 2**63 - 1), (math.inf, 2**63 - 1), (-(2**70), 0)],
+)
+def test_row_10_caps_become_integers(make_tracker: Make, given: Any, cap: int) -> None:
+    tracker = make_tracker(max_concurrent_per_user=given, max_daily_bytes_per_user=given)
+    assert [limit.cap for limit in tracker.store.limits()] == [cap, cap, 2**63 - 1]
 
 
 def test_row_10_daily_estimates(make_tracker: Make) -> None:

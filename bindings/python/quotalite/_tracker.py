@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 from collections.abc import Callable
@@ -80,7 +81,7 @@ class QuotaTracker(_quotalite.Tracker):
 
 
 def _cap(cap: int | None) -> int:
-    if cap is None:
+    if cap is None or cap == math.inf:
         return _UNLIMITED
     return min(max(int(cap), 0), _UNLIMITED)
 
