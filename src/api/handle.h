@@ -37,7 +37,11 @@ static inline enum ql_status qli_handle_begin(struct ql *ql, int64_t wait_ms, st
     struct qli_store *store = ql->store;
     struct qli_engine *engine = &store->engine;
     int64_t system_ns = qli_clock_calendar_ns();
-    /* Read once: another thread may lose the store meanwhile, and 0 takes no lock. */
+    call->now_ns = system_ns;
+    if (__builtin_expect(ql->options.clock != NULL, 0))
+        call->now_ns = ql->options.clock(ql->options.context);
+    /* After the caller's function, which may have forked. Read once: another
+     * thread may lose the store meanwhile, and 0 takes no lock. */
     call->self = qli_holder_self(&engine->region);
     if (__builtin_expect(qli_handle_needs_preparing(store, call->self, system_ns), 0)) {
         enum ql_status status = qli_handle_prepare(ql, wait_ms, system_ns, &call->self);
@@ -49,9 +53,6 @@ static inline enum ql_status qli_handle_begin(struct ql *ql, int64_t wait_ms, st
     call->wait_ms = wait_ms;
     call->boot_ns =
         __atomic_load_n(&engine->page->deadlines, __ATOMIC_RELAXED) != 0 ? qli_clock_boot_ns() : 0;
-    call->now_ns = system_ns;
-    if (__builtin_expect(ql->options.clock != NULL, 0))
-        call->now_ns = ql->options.clock(ql->options.context);
     if (__builtin_expect(call->now_ns < 0, 0))
         return QL_E_CLOCK;
     call->day = qli_window_day(call->now_ns);

@@ -421,6 +421,42 @@ static void a_visit_that_forks(void **state)
     ql_close(ql);
 }
 
+static bool clock_forks;
+static pid_t clock_child;
+
+static int64_t noon_after_a_fork(void *context)
+{
+    if (clock_forks)
+        clock_child = fork();
+    clock_forks = false;
+    return noon(context);
+}
+
+/* A clock may fork too, and return in the child: what the call then takes is
+ * the child's own. */
+static void a_clock_that_forks(void **state)
+{
+    (void)state;
+    struct ql *ql;
+    struct ql_lease lease;
+    struct ql_usage usage;
+    struct ql_options options = small_options();
+    options.clock = noon_after_a_fork;
+    assert_int_equal(open_at(path_of("store"), options, &ql), QL_OK);
+    assert_int_equal(ql_charge(ql, "alice", "bytes", 1, NULL), QL_OK);
+    clock_forks = true;
+    enum ql_status status = ql_acquire(ql, "alice", &lease, NULL);
+    if (clock_child == 0)
+        _exit(status == QL_OK && ql_release(ql, lease) == QL_OK ? 0 : 1);
+    int result;
+    assert_int_equal(waitpid(clock_child, &result, 0), clock_child);
+    assert_int_equal(result, 0);
+    assert_int_equal(status, QL_OK);
+    assert_int_equal(ql_usage(ql, "alice", &usage), QL_OK);
+    assert_int_equal(usage.leases, 1);
+    ql_close(ql);
+}
+
 static void options_out_of_range(void **state)
 {
     (void)state;
@@ -538,6 +574,7 @@ int main(void)
         CASE(truncated_regions_are_found),
         CASE(a_removed_region_is_noticed),
         CASE(a_visit_that_forks),
+        CASE(a_clock_that_forks),
         CASE(options_out_of_range),
         CASE(interrupted_calls_are_made_again),
     };
