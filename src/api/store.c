@@ -25,6 +25,33 @@ static pthread_mutex_t table_mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct qli_store *table;
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 
+/* ---- descriptors of a lost store ------------------------------------------ */
+
+static enum ql_status why_lost(const struct qli_store *store)
+{
+    return (enum ql_status)__atomic_load_n(&store->lost, __ATOMIC_RELAXED);
+}
+
+static bool has_descriptor(const struct qli_region *region, int fd)
+{
+    return region->lock_fd == fd || region->region_fd == fd || region->token_fd == fd;
+}
+
+/* A host closed descriptors of a lost store, and one that was opened since may
+ * have got their numbers, for the same files: they are that one's to close. */
+static void forget_reused(struct qli_store *lost)
+{
+    int *const own[] = {&lost->engine.region.lock_fd, &lost->engine.region.region_fd,
+                        &lost->engine.region.token_fd};
+    for (struct qli_store *other = table; other != NULL; other = other->next) {
+        for (size_t i = 0; i < sizeof own / sizeof own[0]; i++) {
+            if (other != lost && why_lost(other) == QL_OK &&
+                has_descriptor(&other->engine.region, *own[i]))
+                *own[i] = -1;
+        }
+    }
+}
+
 /* ---- fork ---------------------------------------------------------------- */
 
 static void before_fork(void)
@@ -62,6 +89,8 @@ static void tell_sanitizer_unlocked(pthread_mutex_t *mutex)
 static void after_fork_in_child(void)
 {
     for (struct qli_store *store = table; store != NULL; store = store->next) {
+        if (why_lost(store) != QL_OK)
+            forget_reused(store);
         qli_holder_close_token(&store->engine.region);
         tell_sanitizer_unlocked(&store->engine.region.self->mutex);
         pthread_mutex_unlock(&store->engine.limits_mutex);
@@ -103,11 +132,6 @@ static enum ql_status check_region(void *context, struct ql_error *error)
                          "the store was found damaged: stop all its processes and move its "
                          "directory away");
     return QL_OK;
-}
-
-static enum ql_status why_lost(const struct qli_store *store)
-{
-    return (enum ql_status)__atomic_load_n(&store->lost, __ATOMIC_RELAXED);
 }
 
 static enum ql_status register_child(struct qli_store *store, uint64_t *self)
@@ -303,6 +327,8 @@ void qli_store_close(struct qli_store *store)
         *link = store->next;
         if (why_lost(store) == QL_OK)
             detach(store);
+        else
+            forget_reused(store);
         free_store(store);
     }
     pthread_mutex_unlock(&table_mutex);

@@ -19,6 +19,7 @@ static const struct kt_case cases[] = {
     {"raw_clone", kt_process_raw_clone},
     {"closefrom", kt_process_closefrom},
     {"descriptors_reused", kt_process_descriptors_reused},
+    {"descriptors_reopened", kt_process_descriptors_reopened},
     {"stale_region", kt_process_stale_region},
     {"stale_killed", kt_process_stale_killed},
     {"stale_in_use", kt_process_stale_in_use},

@@ -22,6 +22,7 @@ int kt_process_exec(void);
 int kt_process_raw_clone(void);
 int kt_process_closefrom(void);
 int kt_process_descriptors_reused(void);
+int kt_process_descriptors_reopened(void);
 
 /* processes_opening.c: races of opening, stores that are removed or shared. */
 int kt_process_stale_region(void);

@@ -284,3 +284,48 @@ int kt_process_descriptors_reused(void)
     ql_close(ql);
     return 0;
 }
+
+/* After closefrom a new store gets numbers that the lost one's descriptors had,
+ * for the same lock file: all of them, or the token's for another use. Neither
+ * a fork nor a close of the lost one takes them away. */
+static _Noreturn void reopen_and_close(int others)
+{
+    struct ql *lost = kt_open_store();
+    kt_take(lost);
+    closefrom(3);
+    kt_expect(kt_wait_for_failure(lost), QL_E_DETACHED, "charge");
+    for (int i = 0; i < others; i++)
+        KT_CHECK(open("/dev/null", O_RDWR | O_CLOEXEC) == 3 + i, "descriptor %d", 3 + i);
+    struct ql *fresh = kt_open_store();
+    kt_take(fresh);
+    pid_t child = kt_fork();
+    if (child == 0) {
+        kt_charge(fresh, 1);
+        _exit(0);
+    }
+    kt_wait_success(child);
+    ql_close(lost);
+    KT_CHECK(qli_holder_token_held(&fresh->store->engine.region), "a descriptor was closed");
+    kt_charge(fresh, 1);
+    kt_flags[DONE] = 1;
+    for (;;)
+        pause();
+}
+
+int kt_process_descriptors_reopened(void)
+{
+    for (int others = 0; others < 3; others++) {
+        clear_flags();
+        pid_t pid = kt_fork();
+        if (pid == 0)
+            reopen_and_close(others);
+        kt_await(&kt_flags[DONE], 1);
+        struct ql *ql = kt_open_store();
+        kt_await_held(ql, 1);
+        kt_end_process(pid);
+        kt_await_held(ql, 0);
+        kt_verify(ql);
+        ql_close(ql);
+    }
+    return 0;
+}
