@@ -114,7 +114,7 @@ static enum ql_status reap_former_owner(void *context, uint64_t self)
 {
     struct qli_store *store = context;
     struct qli_call call = bare_call(&store->engine, self, -1);
-    return qli_operation_reap(&call, qli_word_slot(self), qli_word_generation(self) - 1);
+    return qli_operation_reap(&call, qli_word_slot(self), qli_word_generation(self) - 1, NULL);
 }
 
 static enum ql_status check_region(void *context, struct ql_error *error)
@@ -193,7 +193,7 @@ enum ql_status qli_store_tick(struct qli_store *store, uint64_t self, int64_t ca
         return lost;
     struct qli_call call = bare_call(&store->engine, self, -1);
     /* A lock that is taken just now leaves the dead to the next tick. */
-    (void)qli_operation_reap_dead(&call);
+    (void)qli_operation_reap_dead(&call, QLI_NO_SHARD);
     return QL_OK;
 }
 
@@ -313,7 +313,7 @@ static void detach(struct qli_store *store)
     if (self == 0)
         return;
     struct qli_call call = bare_call(&store->engine, self, DETACH_WAIT_MS);
-    if (qli_operation_reap(&call, qli_word_slot(self), qli_word_generation(self)) == QL_OK)
+    if (qli_operation_reap(&call, qli_word_slot(self), qli_word_generation(self), NULL) == QL_OK)
         qli_holder_detach(region);
 }
 

@@ -113,18 +113,18 @@ static enum ql_status note_holders(const struct qli_section *section,
 }
 
 /* No lock is held. *reaped: another look may find a slot. */
-static enum ql_status reap_suspects(const struct qli_call *call, const struct suspects *suspects,
-                                    bool *reaped)
+static enum ql_status reap_suspects(const struct qli_call *call, uint64_t shard,
+                                    const struct suspects *suspects, bool *reaped)
 {
     *reaped = suspects->more;
     if (suspects->more)
-        return qli_operation_reap_dead(call);
+        return qli_operation_reap_dead(call, shard);
     for (size_t i = 0; i < suspects->count; i++) {
         uint64_t word = suspects->words[i];
         if (qli_holder_alive(&call->engine->region, call->self, word))
             continue;
         enum ql_status status =
-            qli_operation_reap(call, qli_word_slot(word), qli_word_generation(word));
+            qli_operation_reap(call, qli_word_slot(word), qli_word_generation(word), &shard);
         if (status != QL_OK && status != QL_E_BUSY)
             return status; /* busy: some other shard, whose slots are not in the way here */
         *reaped = true;
@@ -208,11 +208,12 @@ enum ql_status qli_operation_admit(const struct qli_call *call, const struct qli
     suspects.more = false;
     enum ql_status answer = admit_once(call, name, admission, lease, verdict, &suspects);
     enum ql_status status = QL_OK;
+    uint64_t shard = qli_engine_shard_of(call->engine, name->hash);
     bool again = false;
     if (answer == QL_REFUSED && suspects.count > 0) {
-        status = reap_suspects(call, &suspects, &again);
+        status = reap_suspects(call, shard, &suspects, &again);
     } else if (answer == QL_E_FULL) {
-        status = qli_operation_make_room(call, qli_engine_shard_of(call->engine, name->hash));
+        status = qli_operation_make_room(call, shard);
         again = true;
     }
     if (status != QL_OK && status != QL_E_BUSY)

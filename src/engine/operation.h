@@ -41,13 +41,19 @@ enum ql_status qli_operation_usage(const struct qli_call *call, const struct qli
 enum ql_status qli_operation_report_locked(struct qli_section *section, const struct qli_call *call,
                                            struct qli_subject *subject, struct ql_usage *usage);
 
-/* Ends the leases of a slot's generations up to the given one. */
+#define QLI_NO_SHARD UINT64_MAX
+
+/* Ends the leases of a slot's generations up to the given one. QL_E_BUSY: but
+ * for shards whose lock is taken. Each is waited for, if waited is NULL. Else
+ * only the lock of shard *waited is, and that once: after it was in vain,
+ * *waited is QLI_NO_SHARD. So a call that has many to reap keeps its deadline. */
 enum ql_status qli_operation_reap(const struct qli_call *call, uint64_t slot,
-                                  uint64_t up_to_generation);
+                                  uint64_t up_to_generation, uint64_t *waited);
 
 /* Reaps every holder that is found dead. QL_E_BUSY: but for shards whose lock
- * is taken, which the next one looks at again. */
-enum ql_status qli_operation_reap_dead(const struct qli_call *call);
+ * is taken, which the next one looks at again. Only that of the given shard is
+ * waited for; QLI_NO_SHARD: none. */
+enum ql_status qli_operation_reap_dead(const struct qli_call *call, uint64_t shard);
 
 /* Ends the leases of a full shard that nobody will give back. */
 enum ql_status qli_operation_make_room(const struct qli_call *call, uint64_t shard);

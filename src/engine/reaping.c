@@ -31,20 +31,26 @@ static enum ql_status reap_shard(const struct qli_call *call, uint64_t shard, ui
 }
 
 enum ql_status qli_operation_reap(const struct qli_call *call, uint64_t slot,
-                                  uint64_t up_to_generation)
+                                  uint64_t up_to_generation, uint64_t *waited)
 {
+    struct qli_call hasty = *call;
+    hasty.wait_ms = -1;
     enum ql_status answer = QL_OK;
     for (uint64_t shard = 0; shard < call->engine->geometry.shard_count; shard++) {
-        enum ql_status status = reap_shard(call, shard, slot, up_to_generation);
+        bool waits = waited == NULL || *waited == shard;
+        enum ql_status status = reap_shard(waits ? call : &hasty, shard, slot, up_to_generation);
         if (status == QL_E_CORRUPT)
             return status;
-        if (status != QL_OK)
-            answer = status; /* a lock that is taken: the other shards need not wait for it */
+        if (status == QL_OK)
+            continue;
+        answer = status; /* a lock that is taken: the other shards need not wait for it */
+        if (waits && waited != NULL)
+            *waited = QLI_NO_SHARD;
     }
     return answer;
 }
 
-enum ql_status qli_operation_reap_dead(const struct qli_call *call)
+enum ql_status qli_operation_reap_dead(const struct qli_call *call, uint64_t shard)
 {
     struct qli_region *region = &call->engine->region;
     enum ql_status answer = QL_OK;
@@ -53,7 +59,7 @@ enum ql_status qli_operation_reap_dead(const struct qli_call *call)
         uint64_t attached = __atomic_load_n(&holder->attached, __ATOMIC_ACQUIRE);
         if (attached == 0 || qli_holder_alive(region, call->self, qli_word_make(slot, attached)))
             continue;
-        enum ql_status status = qli_operation_reap(call, slot, attached);
+        enum ql_status status = qli_operation_reap(call, slot, attached, &shard);
         if (status == QL_E_CORRUPT)
             return status;
         if (status != QL_OK) {
@@ -112,7 +118,7 @@ static enum ql_status expire_shard(const struct qli_call *call, uint64_t shard)
 
 enum ql_status qli_operation_make_room(const struct qli_call *call, uint64_t shard)
 {
-    enum ql_status status = qli_operation_reap_dead(call);
+    enum ql_status status = qli_operation_reap_dead(call, shard);
     if (status != QL_OK && status != QL_E_BUSY)
         return status; /* busy: some other shard, whose room is no help here */
     return call->boot_ns != 0 ? expire_shard(call, shard) : QL_OK;

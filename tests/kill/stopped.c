@@ -13,6 +13,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "api/handle.h"
+#include "engine/subject.h"
 #include "harness.h"
 
 #define DEADLINE_NS INT64_C(30000000000)
@@ -106,19 +108,37 @@ static uint64_t stop_in_lock(pid_t victim, const struct kt_view *view)
 }
 
 /* A process with a lease, that can be killed. */
-static pid_t start_lease_holder(struct ql *ql)
+static pid_t start_lease_holder(struct ql *ql, const char *subject)
 {
     flags[0] = 0;
     pid_t pid = kt_fork();
     if (pid == 0) {
         struct ql_lease lease;
-        enum ql_status status = ql_acquire(ql, "alice", &lease, NULL);
+        enum ql_status status = ql_acquire(ql, subject, &lease, NULL);
         KT_CHECK(status == QL_OK, "acquire: %s", ql_status_name(status));
         flags[0] = 1;
         for (;;)
             pause();
     }
     await(&flags[0]);
+    return pid;
+}
+
+/* A process that is in the lock of that guard for as long as it lives. */
+static pid_t hold_guard(struct ql *ql, int guard)
+{
+    struct kt_view view = kt_view_open(directory);
+    pid_t pid = kt_fork();
+    if (pid == 0) {
+        charge(ql, 0);
+        uint64_t slot = kt_view_slot(&view, getpid());
+        view.region.guards[guard].word = qli_word_make(slot, view.region.holders[slot].generation);
+        flags[0] = 1;
+        for (;;)
+            pause();
+    }
+    await(&flags[0]);
+    kt_view_close(&view);
     return pid;
 }
 
@@ -178,7 +198,7 @@ static void open_past_stopped(uint32_t holders, enum ql_status expected)
     if (user == 0) {
         struct ql *ql = open_store(holders, LONG_MS);
         charge(ql, 0);
-        pid_t dead = start_lease_holder(ql);
+        pid_t dead = start_lease_holder(ql, "alice");
         flags[1] = dead;
         await(&flags[2]);
         end_process(dead);
@@ -216,6 +236,47 @@ static void test_no_clean_slot(void)
     open_past_stopped(3, QL_E_BUSY);
 }
 
+/* ---- reaping ------------------------------------------------------------- */
+
+#define DEAD 3
+
+/* The subject's shard is the second one. */
+static void name_in_second_shard(struct ql *ql, char subject[32])
+{
+    struct qli_engine *engine = &ql->store->engine;
+    struct qli_name name = {0};
+    for (int i = 0; name.text == NULL || qli_engine_shard_of(engine, name.hash) != 1; i++) {
+        snprintf(subject, 32, "subject-%d", i);
+        KT_CHECK(qli_subject_name(engine, subject, &name) == QL_OK, "%s", subject);
+    }
+}
+
+/* Calls on one shard reap the dead, and wait for no other shard's lock. */
+static void test_other_shard(void)
+{
+    char subject[32];
+    struct ql_lease lease;
+    struct ql_usage usage;
+    pid_t dead[DEAD];
+    struct ql_options options = kt_options(clock_ns, DEAD, 1024);
+    struct ql *ql = kt_open(directory, &options);
+    KT_CHECK(options.admit_wait_ms >= LONG_MS, "one wait is shorter than the test allows for");
+    name_in_second_shard(ql, subject);
+    for (int i = 0; i < DEAD; i++)
+        dead[i] = start_lease_holder(ql, subject);
+    pid_t holder = hold_guard(ql, 1);
+    for (int i = 0; i < DEAD; i++)
+        end_process(dead[i]);
+    int64_t start_ns = kt_now_ns();
+    KT_CHECK(ql_acquire(ql, subject, &lease, NULL) == QL_OK, "acquire");
+    KT_CHECK(ql_usage(ql, subject, &usage) == QL_OK && usage.leases == 1, "usage");
+    int64_t took_ms = (kt_now_ns() - start_ns) / 1000000;
+    KT_CHECK(took_ms < LONG_MS, "it took %lld ms", (long long)took_ms);
+    end_process(holder);
+    check_sound(ql);
+    ql_close(ql);
+}
+
 /* ---- limits -------------------------------------------------------------- */
 
 static void *charge_patiently(void *context)
@@ -225,31 +286,13 @@ static void *charge_patiently(void *context)
     return NULL;
 }
 
-/* A process that is in the lock of the limits for as long as it lives. */
-static pid_t hold_limits(struct ql *ql)
-{
-    struct kt_view view = kt_view_open(directory);
-    pid_t pid = kt_fork();
-    if (pid == 0) {
-        charge(ql, 0);
-        uint64_t slot = kt_view_slot(&view, getpid());
-        view.region.guards[0].word = qli_word_make(slot, view.region.holders[slot].generation);
-        flags[0] = 1;
-        for (;;)
-            pause();
-    }
-    await(&flags[0]);
-    kt_view_close(&view);
-    return pid;
-}
-
 /* A thread that waits long for the limits does not make another one wait. */
 static void test_limits(void)
 {
     struct ql *patient = open_store(16, LONG_MS);
     struct ql *hasty = open_store(16, SHORT_MS);
     struct kt_view view = kt_view_open(directory);
-    pid_t holder = hold_limits(patient);
+    pid_t holder = hold_guard(patient, 0);
     pthread_t thread;
     KT_CHECK(pthread_create(&thread, NULL, charge_patiently, patient) == 0, "pthread_create");
     int64_t deadline_ns = kt_now_ns() + DEADLINE_NS;
@@ -276,6 +319,7 @@ static const struct {
     {"calls", test_calls},
     {"open", test_open},
     {"no_clean_slot", test_no_clean_slot},
+    {"other_shard", test_other_shard},
     {"limits", test_limits},
 };
 

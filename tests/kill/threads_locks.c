@@ -172,9 +172,10 @@ static void reap_or_settle(void *context, int number)
     const struct qli_call call = {.engine = engine, .self = self, .wait_ms = 20000};
     for (int i = 0; i < LATE_TURNS; i++) {
         if (number == 0) {
-            kt_expect(qli_operation_reap(&call, qli_word_slot(self), qli_word_generation(self) - 1),
-                      QL_OK, "reap");
-            kt_expect(qli_operation_reap_dead(&call), QL_OK, "reap");
+            kt_expect(
+                qli_operation_reap(&call, qli_word_slot(self), qli_word_generation(self) - 1, NULL),
+                QL_OK, "reap");
+            kt_expect(qli_operation_reap_dead(&call, 0), QL_OK, "reap");
             continue;
         }
         struct ql_charge charge = {"bytes", 1};
