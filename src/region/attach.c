@@ -327,6 +327,23 @@ enum ql_status qli_attach(struct qli_place *place, const struct qli_region_plan 
     return status;
 }
 
+/* Whether the mapped region still is the store's. A process that has no byte yet
+ * keeps nobody from making another where this one was removed or moved away. */
+static enum ql_status is_current(const struct qli_region *region, int token_fd)
+{
+    struct qli_lock_record record;
+    bool empty;
+    enum ql_status status = qli_region_look(region);
+    if (status != QL_OK || !region->has_name)
+        return status;
+    status = qli_lockfile_read(token_fd, &record, &empty, NULL);
+    if (status != QL_OK)
+        return status;
+    bool named =
+        !empty && memcmp(record.region_uuid, region->header->uuid, sizeof record.region_uuid) == 0;
+    return named ? QL_OK : QL_E_GONE;
+}
+
 enum ql_status qli_attach_child(struct qli_region *region, qli_holder_reaper reap, void *context)
 {
     /* After a raw clone the parent's token is still open here and would keep
@@ -335,7 +352,7 @@ enum ql_status qli_attach_child(struct qli_region *region, qli_holder_reaper rea
     int token_fd = -1;
     enum ql_status status = enter_store(region, &token_fd, NULL);
     if (status == QL_OK)
-        status = qli_region_look(region);
+        status = is_current(region, token_fd);
     if (status == QL_OK)
         status = qli_holder_register(region, token_fd, reap, context, NULL);
     if (status == QL_OK)

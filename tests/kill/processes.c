@@ -27,6 +27,7 @@ static const struct kt_case cases[] = {
     {"last_close", kt_process_last_close},
     {"removed", kt_process_removed},
     {"removed_lock", kt_process_removed_lock},
+    {"moved", kt_process_moved},
     {"containers", kt_process_containers},
 };
 

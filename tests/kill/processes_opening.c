@@ -275,6 +275,35 @@ int kt_process_removed_lock(void)
     return 0;
 }
 
+/* A child that has not called yet is no holder, and keeps nobody from making a
+ * new region where the old one was moved away: it must not go on in that. */
+int kt_process_moved(void)
+{
+    char from[KT_PATH + 16];
+    char to[KT_PATH + 16];
+    struct ql *ql = kt_open_store();
+    kt_charge(ql, 1);
+    pid_t pid = kt_fork();
+    if (pid == 0) {
+        kt_flags[THERE] = 1;
+        kt_await(&kt_flags[START], 1);
+        kt_expect(ql_charge(ql, "alice", "bytes", 1, NULL), QL_E_GONE, "charge");
+        _exit(0);
+    }
+    kt_await(&kt_flags[THERE], 1);
+    ql_close(ql);
+    snprintf(from, sizeof from, "%s/region", kt_directory);
+    snprintf(to, sizeof to, "%s/moved", kt_directory);
+    KT_CHECK(rename(from, to) == 0, "rename: %s", strerror(errno));
+    ql = kt_open_store();
+    kt_flags[START] = 1;
+    kt_wait_success(pid);
+    KT_CHECK(kt_total(ql) == 0, "the new store is not new");
+    kt_verify(ql);
+    ql_close(ql);
+    return 0;
+}
+
 /* ---- containers ----------------------------------------------------------- */
 
 #define CONTAINERS 2
