@@ -288,8 +288,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     logging.disable(logging.NOTSET)
 
 
+#: More references than this has what Python keeps for ever and does not count.
+IMMORTAL = 2**30
+
+
 def watched(world: World) -> list[Any]:
-    return [
+    objects = [
         None,
         True,
         (),
@@ -308,6 +312,7 @@ def watched(world: World) -> list[Any]:
         quotalite.LimitState,
         *vars(world).values(),
     ]
+    return [each for each in objects if sys.getrefcount(each) < IMMORTAL]
 
 
 def counted(objects: list[Any]) -> list[int]:

@@ -10,6 +10,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import unicodedata
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -44,6 +45,27 @@ def test_a_user_id_is_one_segment(tracker: QuotaTracker, user: str, expected: st
     with tracker.acquire(user):
         assert tracker.bytes_used_today(user) == 1
     assert [info.subject for info in tracker.store.subjects()] == [expected]
+
+
+def spelled(user: str) -> str | None:
+    """What segment gives, said simply; None if it refuses."""
+    if any(unicodedata.category(letter) == "Cc" for letter in user):
+        return None
+    return user.replace("%", "%25").replace("/", "%2F")
+
+
+@pytest.mark.parametrize(
+    "letter", ["\0", "\x1f", " ", "%", "/", "~", "\x7f", "\x80", "\x9f", "é", "€"]
+)
+def test_a_letter_is_seen_wherever_it_stands(letter: str) -> None:
+    for length in range(1, 42):
+        for place in range(length):
+            user = "a" * place + letter + "z" * (length - place - 1)
+            if (expected := spelled(user)) is not None:
+                assert segment(user) == expected
+                continue
+            with pytest.raises(ValueError, match="control character"):
+                segment(user)
 
 
 HOSTILE = {
