@@ -297,7 +297,7 @@ static pid_t start_former_owner(void)
         await(&flags[2]);
         return pid;
     }
-    struct ql *ql = open_store(16, 20000);
+    struct ql *ql = open_store(2, 20000);
     close_store_descriptors(false);
     flags[2] = 1;
     await(&flags[3]);
@@ -311,9 +311,9 @@ static void a_late_detach_leaves_the_slots_new_owner_alone(void **state)
     pid_t former = start_former_owner(); /* before this process has a handle that it would share */
     struct kt_view view = kt_view_open(directory);
     uint64_t slot = kt_view_slot(&view, former);
+    struct ql *ql = open_store(2, 20000); /* takes the slot that was left clean */
     pid_t alice = start_alice();
     assert_int_equal(kt_view_slot(&view, alice), slot);
-    struct ql *ql = open_store(16, 20000);
     flags[3] = 1;
     kt_wait_success(former);
     assert_int_equal(view.region.holders[slot].attached, view.region.holders[slot].generation);
