@@ -28,15 +28,17 @@
  *   meter    what is counted: a name and an int64_t amount.
  *   limit    a named cap, either on leases held at once (concurrent) or on a
  *            meter's amount per calendar window (windowed; UTC).
- *   lease    a slot that is held. It dies with the process that took it, or at
- *            its maximum age if it has one.
+ *   lease    a slot that is held. A held lease dies with the process that took
+ *            it, or at its maximum age if it has one; a timed lease belongs to no
+ *            process and dies at its deadline unless it is renewed. A reboot ends
+ *            all of them.
  *   store    where the state lives: "memory:" or a directory on a local file
  *            system. A process that opens the same directory shares the budget.
  *   holder   one attached process.
  *
  * Results
  *   Every call that can fail returns enum ql_status: QL_OK (0) is done and
- *   allowed, QL_REFUSED (1) is an answer, failures are negative. Whoever tests
+ *   allowed, QL_REFUSED (1) and QL_LATE (2) are answers, failures are negative. Whoever tests
  *   for 0 fails closed. Unless a call says otherwise, a failure has changed
  *   nothing and gives the caller nothing to free.
  *
@@ -98,6 +100,7 @@ extern "C" {
 #define QL_STATUS_TABLE(X)                                                                         \
     X(QL_OK, 0, "done")                                                                            \
     X(QL_REFUSED, 1, "refused: a limit is reached")                                                \
+    X(QL_LATE, 2, "done: the charge was made, though the lease had ended before")                  \
     X(QL_E_INVALID, -1, "an argument is invalid")                                                  \
     X(QL_E_SUBJECT, -2, "the subject is not 1 to 4 segments of valid UTF-8, 255 bytes at most")    \
     X(QL_E_METER, -3, "no limit of this store has ever named this meter")                          \
@@ -292,7 +295,9 @@ struct ql_charge {
 /* What an admit asks for. Zero means the default. */
 struct ql_request {
     size_t size;        /* sizeof(struct ql_request) */
-    int64_t max_age_ms; /* 0: the handle's lease_max_age_ms */
+    int64_t max_age_ms; /* of a held lease; 0: the handle's lease_max_age_ms */
+    int64_t ttl_ms;     /* > 0: a timed lease, until so long after it was taken or renewed; 1 ms to
+                         * one year. max_age_ms must be 0. */
 };
 
 #define QL_REQUEST_INIT                                                                            \
@@ -324,24 +329,37 @@ QL_API QL_MUST_USE enum ql_status ql_admit(struct ql *ql, const char *subject,
 
 /* Charges the amounts to the lease's subject and gives the slot back, as one
  * step, once. Never refused because the money is spent. count <= QL_METERS_MAX;
- * charges may be NULL if count is 0. Any thread of the process that took the
- * lease may settle it. Waits up to charge_wait_ms; after QL_E_BUSY the lease is
- * still held and the call may be repeated.
+ * charges may be NULL if count is 0. Any thread of the process that took a held
+ * lease may settle it; a timed one, any process. Waits up to charge_wait_ms;
+ * after QL_E_BUSY the lease is as it was and the call may be repeated.
  *
- * QL_E_INVALID (a zero lease, a negative amount), QL_E_METER, QL_E_SETTLED,
- * QL_E_EXPIRED (revoked, or over its maximum age; or so old that its record is
- * gone; or of an earlier epoch of the store), QL_E_NOT_OWNER, QL_E_FULL (an
- * uncounted lease with charges: charge the subject), QL_E_BUSY. */
+ * A lease that was revoked, is over its maximum age or deadline, or whose holder
+ * is dead, gave its slot back then; its settle, by anybody, still charges, once:
+ * QL_LATE. Its record is kept for that until its room is needed, the oldest
+ * first. When the record is gone, or the store is of a later epoch (after a
+ * reboot), QL_E_EXPIRED: whether the lease was settled is not known here, and
+ * nothing was charged.
+ *
+ * QL_LATE, QL_E_INVALID (a zero lease, a negative amount), QL_E_METER,
+ * QL_E_SETTLED, QL_E_EXPIRED, QL_E_NOT_OWNER, QL_E_FULL (an uncounted lease with
+ * charges: charge the subject), QL_E_BUSY. */
 QL_API QL_MUST_USE enum ql_status ql_settle(struct ql *ql, struct ql_lease lease,
                                             const struct ql_charge *charges, size_t count);
 
 /* Settle with no charge. */
 QL_API QL_MUST_USE enum ql_status ql_release(struct ql *ql, struct ql_lease lease);
 
-/* Ends a lease of any process, for a slot that is stuck. Its owner's settle is
- * then QL_E_EXPIRED. The work itself is not stopped.
+/* Moves a timed lease's deadline to its ttl_ms from now. Any process may. What is
+ * over is not brought back. Waits up to charge_wait_ms.
  *
- * QL_E_INVALID, QL_E_SETTLED, QL_E_EXPIRED, QL_E_BUSY. */
+ * QL_E_INVALID (a zero or held lease), QL_E_SETTLED, QL_E_EXPIRED (it is over: its
+ * settle would be late), QL_E_BUSY. */
+QL_API QL_MUST_USE enum ql_status ql_renew(struct ql *ql, struct ql_lease lease);
+
+/* Ends a lease of any process, for a slot that is stuck. Its settle is then
+ * QL_LATE. The work itself is not stopped.
+ *
+ * QL_E_INVALID, QL_E_SETTLED, QL_E_EXPIRED (it had ended), QL_E_BUSY. */
 QL_API QL_MUST_USE enum ql_status ql_revoke(struct ql *ql, struct ql_lease lease);
 
 /* A lease as text ("index.generation.epoch", hexadecimal) and back. Format
@@ -368,7 +386,7 @@ struct ql_meter_state {
 };
 
 struct ql_usage {
-    int64_t leases; /* held, none of them over its maximum age */
+    int64_t leases; /* held or timed, none of them over its age or deadline */
     uint32_t limit_count;
     uint32_t meter_count;
     struct ql_limit_state limits[QL_LIMITS_MAX];
@@ -392,9 +410,10 @@ struct ql_lease_info {
     const char *subject;   /* valid during the callback */
     int64_t since;         /* Unix seconds at which it was taken */
     int64_t age_ms;        /* by the store's clock; not below 0 */
-    int64_t expires_in_ms; /* to its maximum age; 0: it has none */
-    int64_t pid;           /* of the holder, in its own pid namespace; for display only */
+    int64_t expires_in_ms; /* to its maximum age or deadline; 0: it has none */
+    int64_t pid;           /* of the holder, in its own pid namespace; for display only; 0: timed */
     bool own;              /* held by this process */
+    bool timed;
 };
 
 /* Visits every subject (every held lease), in no order. One that comes or goes

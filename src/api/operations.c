@@ -53,20 +53,29 @@ static void announce_deadlines(struct qli_call *call)
     call->boot_ns = qli_clock_boot_ns();
 }
 
-static enum ql_status try_admit(struct ql *ql, int64_t wait_ms, const char *subject, bool budgets,
-                                int64_t age_ns, struct ql_lease *lease, struct ql_verdict *verdict)
+/* What a call takes; the limits that it looks at are found in each try. */
+struct wish {
+    bool budgets;
+    int64_t age_ns;
+    int64_t ttl_ns;
+};
+
+static enum ql_status try_admit(struct ql *ql, int64_t wait_ms, const char *subject,
+                                const struct wish *wish, struct ql_lease *lease,
+                                struct ql_verdict *verdict)
 {
     struct qli_call call;
     struct qli_name name;
     enum ql_status status = begin_with_subject(ql, wait_ms, subject, &call, &name);
     if (status != QL_OK)
         return status;
-    if (age_ns > 0 && call.boot_ns == 0)
+    if (wish->age_ns + wish->ttl_ns > 0 && call.boot_ns == 0)
         announce_deadlines(&call);
     const struct qli_admission admission = {
-        .limits = call.limits->concurrent | (budgets ? call.limits->windowed : 0),
+        .limits = call.limits->concurrent | (wish->budgets ? call.limits->windowed : 0),
         .slot = true,
-        .age_ns = age_ns,
+        .age_ns = wish->age_ns,
+        .ttl_ns = wish->ttl_ns,
     };
     status = qli_operation_admit(&call, &name, &admission, lease, verdict);
     if (status != QL_E_FULL || ql->options.when_full != QL_FULL_ADMIT)
@@ -119,18 +128,17 @@ enum ql_status ql_check(struct ql *ql, const char *subject, const char *limit,
     return status;
 }
 
-static enum ql_status take_lease(struct ql *ql, const char *subject, int64_t age_ms, bool budgets,
+static enum ql_status take_lease(struct ql *ql, const char *subject, const struct wish *wish,
                                  struct ql_lease *lease, struct ql_verdict *verdict)
 {
     if (lease == NULL)
         return QL_E_INVALID;
     *lease = (struct ql_lease){0};
-    int64_t age_ns = age_ms * QLI_NS_PER_MS;
     void *token;
-    enum ql_status status = try_admit(ql, first_wait_ms(ql, ql->options.admit_wait_ms), subject,
-                                      budgets, age_ns, lease, verdict);
+    enum ql_status status =
+        try_admit(ql, first_wait_ms(ql, ql->options.admit_wait_ms), subject, wish, lease, verdict);
     if (begins_to_wait(ql, status, ql->options.admit_wait_ms, &token)) {
-        status = try_admit(ql, ql->options.admit_wait_ms, subject, budgets, age_ns, lease, verdict);
+        status = try_admit(ql, ql->options.admit_wait_ms, subject, wish, lease, verdict);
         ends_to_wait(ql, token);
     }
     return status;
@@ -141,20 +149,29 @@ enum ql_status ql_acquire(struct ql *ql, const char *subject, struct ql_lease *l
 {
     if (ql == NULL)
         return QL_E_INVALID;
-    return take_lease(ql, subject, ql->options.lease_max_age_ms, false, lease, verdict);
+    const struct wish wish = {.age_ns = ql->options.lease_max_age_ms * QLI_NS_PER_MS};
+    return take_lease(ql, subject, &wish, lease, verdict);
+}
+
+static bool request_valid(const struct ql_request *request)
+{
+    const int64_t one_year_ms = INT64_C(1000) * 86400 * 366;
+    return request->size == sizeof *request && request->max_age_ms >= 0 &&
+           request->max_age_ms <= one_year_ms && request->ttl_ms >= 0 &&
+           request->ttl_ms <= one_year_ms && (request->max_age_ms == 0 || request->ttl_ms == 0);
 }
 
 enum ql_status ql_admit(struct ql *ql, const char *subject, const struct ql_request *request,
                         struct ql_lease *lease, struct ql_verdict *verdict)
 {
-    const int64_t one_year_ms = INT64_C(1000) * 86400 * 366;
-    if (ql == NULL ||
-        (request != NULL && (request->size != sizeof *request || request->max_age_ms < 0 ||
-                             request->max_age_ms > one_year_ms)))
+    if (ql == NULL || (request != NULL && !request_valid(request)))
         return QL_E_INVALID;
-    int64_t age_ms = request != NULL && request->max_age_ms > 0 ? request->max_age_ms
-                                                                : ql->options.lease_max_age_ms;
-    return take_lease(ql, subject, age_ms, true, lease, verdict);
+    struct wish wish = {.budgets = true, .age_ns = ql->options.lease_max_age_ms * QLI_NS_PER_MS};
+    if (request != NULL && request->ttl_ms > 0)
+        wish = (struct wish){.budgets = true, .ttl_ns = request->ttl_ms * QLI_NS_PER_MS};
+    else if (request != NULL && request->max_age_ms > 0)
+        wish.age_ns = request->max_age_ms * QLI_NS_PER_MS;
+    return take_lease(ql, subject, &wish, lease, verdict);
 }
 
 /* ---- settle, release, revoke, charge -------------------------------------- */
@@ -208,24 +225,40 @@ enum ql_status ql_release(struct ql *ql, struct ql_lease lease)
     return ql_settle(ql, lease, NULL, 0);
 }
 
-static enum ql_status try_revoke(struct ql *ql, int64_t wait_ms, struct ql_lease lease)
+/* Renews or revokes. */
+static enum ql_status try_lease(struct ql *ql, int64_t wait_ms, const struct ql_lease *lease,
+                                enum ql_status (*operation)(const struct qli_call *,
+                                                            const struct ql_lease *))
 {
     struct qli_call call;
     enum ql_status status = qli_handle_begin(ql, wait_ms, &call);
-    return status == QL_OK ? qli_operation_revoke(&call, &lease) : status;
+    return status == QL_OK ? operation(&call, lease) : status;
 }
 
-enum ql_status ql_revoke(struct ql *ql, struct ql_lease lease)
+static enum ql_status call_on_lease(struct ql *ql, const struct ql_lease *lease,
+                                    enum ql_status (*operation)(const struct qli_call *,
+                                                                const struct ql_lease *))
 {
     if (ql == NULL)
         return QL_E_INVALID;
     void *token;
-    enum ql_status status = try_revoke(ql, first_wait_ms(ql, ql->options.charge_wait_ms), lease);
+    enum ql_status status =
+        try_lease(ql, first_wait_ms(ql, ql->options.charge_wait_ms), lease, operation);
     if (begins_to_wait(ql, status, ql->options.charge_wait_ms, &token)) {
-        status = try_revoke(ql, ql->options.charge_wait_ms, lease);
+        status = try_lease(ql, ql->options.charge_wait_ms, lease, operation);
         ends_to_wait(ql, token);
     }
     return status;
+}
+
+enum ql_status ql_renew(struct ql *ql, struct ql_lease lease)
+{
+    return call_on_lease(ql, &lease, qli_operation_renew);
+}
+
+enum ql_status ql_revoke(struct ql *ql, struct ql_lease lease)
+{
+    return call_on_lease(ql, &lease, qli_operation_revoke);
 }
 
 static enum ql_status try_charge(struct ql *ql, int64_t wait_ms, const char *subject,

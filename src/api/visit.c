@@ -142,6 +142,7 @@ static void describe_lease(const struct qli_call *call, const struct qli_section
         .age_ms = age_ns > 0 ? age_ns / QLI_NS_PER_MS : 0,
         .pid = slot < engine->region.holder_count ? (int64_t)engine->region.holders[slot].pid : 0,
         .own = lease->holder == call->self,
+        .timed = lease->holder == 0,
     };
     if (lease->deadline_ns != 0)
         info->expires_in_ms =

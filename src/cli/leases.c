@@ -14,6 +14,7 @@ struct held {
     int64_t age_ms;
     int64_t expires_in_ms;
     int64_t pid;
+    bool timed;
 };
 
 struct held_list {
@@ -40,6 +41,7 @@ static int collect(void *context, const struct ql_lease_info *lease)
     held->age_ms = lease->age_ms;
     held->expires_in_ms = lease->expires_in_ms;
     held->pid = lease->pid;
+    held->timed = lease->timed;
     return 0;
 }
 
@@ -81,7 +83,7 @@ static void print_table(const struct held_list *list)
             cli_cell_time(since, held->since),
             cli_cell_age(age, held->age_ms),
             expires,
-            cli_cell_number(pid, held->pid),
+            held->timed ? "-" : cli_cell_number(pid, held->pid),
         };
         cli_table_add(&table, cells);
         free(safe);
@@ -93,11 +95,11 @@ static void print_table(const struct held_list *list)
 static json_t *json_lease(const struct held *held)
 {
     bool expires = held->expires_in_ms != 0;
-    return json_pack("{s:s, s:o, s:I, s:I, s:o, s:I}", "lease", held->id, "subject",
+    return json_pack("{s:s, s:o, s:I, s:I, s:o, s:o, s:b}", "lease", held->id, "subject",
                      cli_json_text(held->subject), "since", (json_int_t)held->since, "age_ms",
                      (json_int_t)held->age_ms, "expires_in_ms",
                      expires ? json_integer(held->expires_in_ms) : json_null(), "pid",
-                     (json_int_t)held->pid);
+                     held->timed ? json_null() : json_integer(held->pid), "timed", held->timed);
 }
 
 static void print_json(const struct held_list *list)
@@ -178,12 +180,12 @@ const struct cli_command cli_leases_command = {
     .arguments = " [SUBJECT | --revoke ID]",
     .summary = "who holds slots; --revoke frees one that is stuck",
     .help = "Prints the leases that are held, by SUBJECT or by all, sorted by subject and\n"
-            "age. EXPIRES is the time to a lease's maximum age, if it has one. PID is the\n"
-            "holder's in its own pid namespace: in a container it may differ from what is\n"
-            "seen outside.\n"
+            "age. EXPIRES is the time to a lease's maximum age or deadline, if it has one.\n"
+            "PID is the holder's in its own pid namespace: in a container it may differ from\n"
+            "what is seen outside. A timed lease, which no process holds, has none.\n"
             "\n"
             "  -r, --revoke ID   end this lease and free its slot; the work itself is not\n"
-            "                    stopped, and its owner cannot settle the lease any more\n"
+            "                    stopped, and a settle of the lease still charges, late\n"
             "\n"
             "Examples:\n"
             "  quotalite leases alice\n"

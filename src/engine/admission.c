@@ -106,7 +106,8 @@ static enum ql_status note_holders(const struct qli_section *section,
         const struct qli_lease *lease = qli_lease_at(section, index);
         if (lease == NULL || steps == 0)
             return QL_E_CORRUPT;
-        suspect(suspects, lease->holder);
+        if (lease->holder != 0)
+            suspect(suspects, lease->holder);
         index = qli_lease_next(lease);
     }
     return QL_OK;
@@ -144,18 +145,29 @@ static struct ql_lease lease_handle(const struct qli_section *section, uint64_t 
     };
 }
 
+static struct qli_lease_terms terms_of(const struct qli_call *call,
+                                       const struct qli_admission *admission)
+{
+    int64_t life_ns = admission->age_ns + admission->ttl_ns; /* one of them is 0 */
+    return (struct qli_lease_terms){
+        .holder = admission->ttl_ns > 0 ? 0 : call->self,
+        .deadline_ns = life_ns > 0 ? (uint64_t)(call->boot_ns + life_ns) : 0,
+        .ttl_ns = (uint64_t)admission->ttl_ns,
+    };
+}
+
 /* Stores: the subject's, if it is new; the lease's; the commit. */
 static enum ql_status take_slot(struct qli_section *section, const struct qli_call *call,
-                                const struct qli_name *name, uint64_t subject, int64_t age_ns,
-                                struct ql_lease *lease)
+                                const struct qli_name *name, uint64_t subject,
+                                const struct qli_admission *admission, struct ql_lease *lease)
 {
-    enum ql_status status = QL_OK;
+    const struct qli_lease_terms terms = terms_of(call, admission);
     uint64_t index;
-    if (subject == 0)
+    enum ql_status status = qli_lease_make_room_locked(section);
+    if (status == QL_OK && subject == 0)
         status = qli_subject_insert_locked(section, name, call->day, &subject);
     if (status == QL_OK)
-        status = qli_lease_take_locked(section, call, subject,
-                                       age_ns > 0 ? call->boot_ns + age_ns : 0, &index);
+        status = qli_lease_take_locked(section, call, subject, &terms, &index);
     if (status != QL_OK)
         return status;
     qli_section_commit(section);
@@ -192,7 +204,7 @@ static enum ql_status admit_once(const struct qli_call *call, const struct qli_n
     if (status == QL_OK && refusing != NOTHING_REFUSES)
         status = QL_REFUSED;
     if (status == QL_OK && admission->slot)
-        status = take_slot(&section, call, name, index, admission->age_ns, lease);
+        status = take_slot(&section, call, name, index, admission, lease);
     if (status != QL_OK)
         return qli_section_abandon(&section, status);
     qli_section_leave(&section);

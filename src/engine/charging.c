@@ -48,13 +48,15 @@ enum ql_status qli_operation_charge(const struct qli_call *call, const struct ql
 
 static enum ql_status why_ended(const struct qli_lease *slot, uint64_t generation)
 {
+    if (qli_lease_generation(slot) < generation)
+        return QL_E_INVALID;
     if (slot->life == qli_lease_life(generation, QLI_LEASE_SETTLED))
         return QL_E_SETTLED;
     return QL_E_EXPIRED;
 }
 
-/* Enters the shard of a lease's slot. Only after QL_OK is it entered, and *slot
- * is held with that generation. */
+/* Enters the shard of a lease's slot. Only after QL_OK is it entered, and the
+ * slot has the lease: held, or kept. */
 static enum ql_status enter_lease(const struct qli_call *call, const struct ql_lease *lease,
                                   struct qli_section *section, uint64_t *index)
 {
@@ -63,21 +65,41 @@ static enum ql_status enter_lease(const struct qli_call *call, const struct ql_l
     if (lease->epoch != call->engine->epoch)
         return QL_E_EXPIRED;
     uint64_t shard = qli_lease_number_shard(lease->index);
-    if (shard >= call->engine->geometry.shard_count)
+    *index = qli_lease_number_index(lease->index);
+    if (shard >= call->engine->geometry.shard_count || *index > call->engine->geometry.shard_leases)
         return QL_E_INVALID;
     enum ql_status status = qli_section_enter(call, shard, section);
     if (status != QL_OK)
         return status;
-    *index = qli_lease_number_index(lease->index);
     const struct qli_lease *slot = qli_lease_at(section, *index);
-    if (slot != NULL && slot->life == qli_lease_life(lease->generation, QLI_LEASE_HELD))
+    bool there = qli_lease_state(slot) == QLI_LEASE_HELD || qli_lease_is_kept(slot);
+    if (there && qli_lease_generation(slot) == lease->generation)
         return QL_OK;
-    if (slot == NULL || qli_lease_generation(slot) < lease->generation)
-        status = QL_E_INVALID;
-    else
-        status = why_ended(slot, lease->generation);
+    status = why_ended(slot, lease->generation);
     qli_section_leave(section);
     return status;
+}
+
+static enum ql_status leave_lease(struct qli_section *section, enum ql_status status)
+{
+    if (status != QL_OK)
+        return qli_section_abandon(section, status);
+    qli_section_commit(section);
+    qli_section_leave(section);
+    return QL_OK;
+}
+
+static bool foreign(const struct qli_call *call, const struct qli_lease *slot)
+{
+    return qli_lease_state(slot) == QLI_LEASE_HELD && slot->holder != call->self &&
+           slot->holder != 0;
+}
+
+/* The subject of a kept lease may have been evicted, and its slot have another. */
+static bool has_subject(const struct qli_lease *slot, const struct qli_subject *subject)
+{
+    return qli_lease_state(slot) == QLI_LEASE_HELD ||
+           (qli_subject_kind(subject) == QLI_SUBJECT_USED && subject->hash == slot->subject_hash);
 }
 
 /* Stores: the cells'; the lease's end; the commit. */
@@ -93,18 +115,41 @@ enum ql_status qli_operation_settle(const struct qli_call *call, const struct ql
     struct qli_subject *subject = qli_subject_at(&section, slot->subject);
     if (subject == NULL)
         return qli_section_abandon(&section, QL_E_CORRUPT);
-    if (slot->holder != call->self)
+    if (foreign(call, slot))
         return qli_section_abandon(&section, QL_E_NOT_OWNER);
-    bool late = qli_lease_over_age(slot, call);
-    for (size_t i = 0; !late && i < count; i++)
+    if (!has_subject(slot, subject))
+        return qli_section_abandon(&section, QL_E_EXPIRED);
+    bool kept = qli_lease_is_kept(slot);
+    bool late = kept || qli_lease_over_age(slot, call);
+    for (size_t i = 0; i < count; i++)
         qli_cell_add_locked(&section, &subject->cells[amounts[i].meter], call->day,
                             amounts[i].amount);
-    status = qli_lease_end_locked(&section, index, late ? QLI_LEASE_EXPIRED : QLI_LEASE_SETTLED);
+    status = kept ? qli_lease_settle_kept_locked(&section, index)
+                  : qli_lease_settle_locked(&section, index);
+    status = leave_lease(&section, status);
+    return status == QL_OK && late ? QL_LATE : status;
+}
+
+/* Stores: the deadline, or the lease's end if it is over; the commit. */
+enum ql_status qli_operation_renew(const struct qli_call *call, const struct ql_lease *lease)
+{
+    struct qli_section section;
+    uint64_t index;
+    enum ql_status status = enter_lease(call, lease, &section, &index);
     if (status != QL_OK)
-        return qli_section_abandon(&section, status);
-    qli_section_commit(&section);
-    qli_section_leave(&section);
-    return late ? QL_E_EXPIRED : QL_OK;
+        return status;
+    struct qli_lease *slot = qli_lease_at(&section, index);
+    if (qli_lease_is_kept(slot))
+        return qli_section_abandon(&section, QL_E_EXPIRED);
+    if (slot->holder != 0)
+        return qli_section_abandon(&section, QL_E_INVALID);
+    bool over = qli_lease_over_age(slot, call);
+    if (over)
+        status = qli_lease_end_locked(&section, index, QLI_LEASE_EXPIRED);
+    else
+        qli_section_store(&section, &slot->deadline_ns, (uint64_t)call->boot_ns + slot->ttl_ns);
+    status = leave_lease(&section, status);
+    return status == QL_OK && over ? QL_E_EXPIRED : status;
 }
 
 enum ql_status qli_operation_revoke(const struct qli_call *call, const struct ql_lease *lease)
@@ -114,10 +159,7 @@ enum ql_status qli_operation_revoke(const struct qli_call *call, const struct ql
     enum ql_status status = enter_lease(call, lease, &section, &index);
     if (status != QL_OK)
         return status;
-    status = qli_lease_end_locked(&section, index, QLI_LEASE_REVOKED);
-    if (status != QL_OK)
-        return qli_section_abandon(&section, status);
-    qli_section_commit(&section);
-    qli_section_leave(&section);
-    return QL_OK;
+    if (qli_lease_is_kept(qli_lease_at(&section, index)))
+        return qli_section_abandon(&section, QL_E_EXPIRED);
+    return leave_lease(&section, qli_lease_end_locked(&section, index, QLI_LEASE_REVOKED));
 }

@@ -16,11 +16,11 @@
  *      no other subject has the same key.
  * [S3] subject_count is the number of used subjects.
  * [L1] Each lease slot up to lease_top is on the free list, or held and on the
- *      list of the one subject that it names; lists are linked both ways alike.
- *      Those above were never used.
+ *      list of the one subject that it names, or kept and in the queue; lists
+ *      and queue are linked both ways alike. Those above were never used.
  * [L2] The count in a subject's leases is the length of its list.
  * [L3] A held lease names a holder's slot and a generation that is not above
- *      the slot's.
+ *      the slot's, or none and has a deadline.
  * [U1] A cell's totals are amounts (2^63-1 at most), and day > previous_day
  *      unless both are 0.
  * [C1] The limits page has at most QL_LIMITS_MAX limits, valid as a list, and
@@ -67,9 +67,10 @@ struct qli_extension {
     char key[QL_SUBJECT_MAX + 1 - QLI_KEY_INLINE];
 };
 
-/* state of a lease slot: QLI_LEASE_HELD, or how its last lease ended. */
+/* state of a lease slot: QLI_LEASE_HELD, or how its last lease ended. One that
+ * ended before it was settled (the states from QLI_LEASE_REVOKED on) is kept. */
 enum qli_lease_state {
-    QLI_LEASE_NEVER = 0,
+    QLI_LEASE_NONE = 0, /* none yet, or one that is forgotten */
     QLI_LEASE_HELD = 1,
     QLI_LEASE_SETTLED = 2,
     QLI_LEASE_REVOKED = 3,
@@ -77,15 +78,18 @@ enum qli_lease_state {
     QLI_LEASE_REAPED = 5,
 };
 
-/* In a free slot only life and links have a meaning. */
+/* In a free slot only life and links have a meaning; in a kept one subject and
+ * subject_hash too. */
 struct qli_lease {
     uint64_t life;  /* generation << 3 | state, of the lease that has the slot or had it last */
-    uint64_t links; /* next | previous << 32, in the subject's list; next alone in the free list */
+    uint64_t links; /* next | previous << 32, in the subject's list or the queue of kept ones;
+                     * next alone in the free list */
     uint64_t subject;
-    uint64_t holder;      /* a guard's word without the waiters bit */
+    uint64_t holder;      /* a guard's word without the waiters bit; 0: a timed lease */
     uint64_t deadline_ns; /* CLOCK_BOOTTIME; 0: none */
     uint64_t since_ns;    /* the store's clock */
-    uint64_t padding[2];
+    uint64_t ttl_ns;      /* of a timed lease: what renewing adds to the clock */
+    uint64_t subject_hash;
 };
 
 struct qli_shard {
@@ -95,7 +99,8 @@ struct qli_shard {
     uint64_t lease_top;
     uint64_t subject_count;
     uint64_t evict_hand; /* the slot at which the next look for an idle subject begins */
-    uint64_t padding[2];
+    uint64_t kept_first; /* the queue of ended leases that were not settled: the oldest */
+    uint64_t kept_last;
 };
 
 struct qli_shared_limit {

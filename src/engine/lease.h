@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Leases of a shard: taking and ending. The shard's lock is held. Both stand
- * here whole, because every admit and every settle runs through them.
+ * Leases of a shard: taking and ending. The shard's lock is held. Taking and
+ * settling stand here whole, because every admit and every settle runs through
+ * them.
  *
  * Taking writes subject, holder and times into a slot that is still free,
  * where they mean nothing, without the undo log; life and links are undoable.
@@ -71,13 +72,10 @@ static inline bool qli_lease_over_age(const struct qli_lease *lease, const struc
     return lease->deadline_ns != 0 && (int64_t)lease->deadline_ns <= call->boot_ns;
 }
 
-/* The slot that a lease will take: the last one freed, or one never used. 0: none. */
-static inline uint64_t qli_lease_free_slot(const struct qli_section *section)
+/* Ended before it was settled: kept, so that its settle still charges, late. */
+static inline bool qli_lease_is_kept(const struct qli_lease *lease)
 {
-    const struct qli_shard *shard = section->shard;
-    if (shard->lease_free != 0)
-        return shard->lease_free;
-    return shard->lease_top < section->engine->geometry.shard_leases ? shard->lease_top + 1 : 0;
+    return qli_lease_state(lease) >= QLI_LEASE_REVOKED;
 }
 
 /* How many leases a subject's list can have: damage can make it go round, and
@@ -90,16 +88,38 @@ static inline uint64_t qli_lease_list_bound(const struct qli_section *section,
     return count < slots ? count : slots;
 }
 
-/* Takes a slot for the subject, undoably. deadline_ns 0: none. QL_E_FULL.
- * Stores: free list or top, life, the links both ways, the subject's list. */
-static inline enum ql_status qli_lease_take_locked(struct qli_section *section,
-                                                   const struct qli_call *call,
-                                                   uint64_t subject_index, int64_t deadline_ns,
-                                                   uint64_t *index)
+/* What a lease is taken for. */
+struct qli_lease_terms {
+    uint64_t holder;      /* 0: timed */
+    uint64_t deadline_ns; /* CLOCK_BOOTTIME; 0: none */
+    uint64_t ttl_ns;      /* of a timed one */
+};
+
+/* Gives the slot of the oldest kept lease to the free list, with a commit of its
+ * own, since a slot that is freed and taken in one step could not be put back.
+ * QL_E_FULL: none is kept. */
+enum ql_status qli_lease_forget_oldest_locked(struct qli_section *section);
+
+/* Sees to it that there is a slot to take: called before the first store of an
+ * operation that takes one. QL_E_FULL. */
+static inline enum ql_status qli_lease_make_room_locked(struct qli_section *section)
 {
-    *index = qli_lease_free_slot(section);
-    if (*index == 0)
-        return QL_E_FULL;
+    const struct qli_shard *shard = section->shard;
+    bool free_slot =
+        shard->lease_free != 0 || shard->lease_top < section->engine->geometry.shard_leases;
+    return __builtin_expect(free_slot, 1) ? QL_OK : qli_lease_forget_oldest_locked(section);
+}
+
+/* Takes a slot for the subject, undoably: the one that was freed last, or one
+ * that was never used; there is one. Stores: free list or top, life, the links
+ * both ways, the subject's list. */
+static inline enum ql_status
+qli_lease_take_locked(struct qli_section *section, const struct qli_call *call,
+                      uint64_t subject_index, const struct qli_lease_terms *terms, uint64_t *index)
+{
+    struct qli_shard *shard = section->shard;
+    bool freed = shard->lease_free != 0;
+    *index = freed ? shard->lease_free : shard->lease_top + 1;
     struct qli_lease *lease = qli_lease_at(section, *index);
     struct qli_subject *subject = qli_subject_at(section, subject_index);
     uint64_t first_index = qli_subject_first_lease(subject);
@@ -109,13 +129,15 @@ static inline enum ql_status qli_lease_take_locked(struct qli_section *section,
         return QL_E_CORRUPT;
     struct qli_log log = section->log;
     lease->subject = subject_index;
-    lease->holder = call->self;
-    lease->deadline_ns = (uint64_t)deadline_ns;
+    lease->holder = terms->holder;
+    lease->deadline_ns = terms->deadline_ns;
     lease->since_ns = (uint64_t)call->now_ns;
-    if (section->shard->lease_free != 0)
-        qli_log_store(&log, &section->shard->lease_free, qli_lease_next(lease));
+    lease->ttl_ns = terms->ttl_ns;
+    lease->subject_hash = subject->hash;
+    if (freed)
+        qli_log_store(&log, &shard->lease_free, qli_lease_next(lease));
     else
-        qli_log_store(&log, &section->shard->lease_top, *index);
+        qli_log_store(&log, &shard->lease_top, *index);
     qli_log_store(&log, &lease->life,
                   qli_lease_life(qli_lease_generation(lease) + 1, QLI_LEASE_HELD));
     qli_log_store(&log, &lease->links, qli_lease_links(first_index, 0));
@@ -127,12 +149,11 @@ static inline enum ql_status qli_lease_take_locked(struct qli_section *section,
     return QL_OK;
 }
 
-/* Ends a held lease, undoably. how is one of the ended states. Stores: the
- * neighbours' links, the subject's list, life, the slot's link, the free list. */
-static inline enum ql_status qli_lease_end_locked(struct qli_section *section, uint64_t index,
-                                                  enum qli_lease_state how)
+/* Takes a held lease off its subject's list, undoably. Stores: the neighbours'
+ * links, the subject's list. */
+static inline enum ql_status qli_lease_unlist_locked(struct qli_section *section,
+                                                     const struct qli_lease *lease)
 {
-    struct qli_lease *lease = qli_lease_at(section, index);
     struct qli_subject *subject = qli_subject_at(section, lease->subject);
     uint64_t next_index = qli_lease_next(lease);
     uint64_t previous_index = qli_lease_previous(lease);
@@ -152,12 +173,39 @@ static inline enum ql_status qli_lease_end_locked(struct qli_section *section, u
         qli_log_store(&log, &next->links, qli_lease_links(qli_lease_next(next), previous_index));
     qli_log_store(&log, &subject->leases,
                   qli_subject_leases(first_index, qli_subject_lease_count(subject) - 1));
+    section->log = log;
+    return QL_OK;
+}
+
+/* Puts the slot of a lease that is on no list any more on the free list. Stores:
+ * life, the slot's link, the free list. */
+static inline void qli_lease_free_locked(struct qli_section *section, struct qli_lease *lease,
+                                         uint64_t index, enum qli_lease_state how)
+{
+    struct qli_log log = section->log;
     qli_log_store(&log, &lease->life, qli_lease_life(qli_lease_generation(lease), how));
     qli_log_store(&log, &lease->links, qli_lease_links(section->shard->lease_free, 0));
     qli_log_store(&log, &section->shard->lease_free, index);
     section->log = log;
-    return QL_OK;
 }
+
+/* Ends a held lease that is settled, undoably. Its slot is free. */
+static inline enum ql_status qli_lease_settle_locked(struct qli_section *section, uint64_t index)
+{
+    struct qli_lease *lease = qli_lease_at(section, index);
+    enum ql_status status = qli_lease_unlist_locked(section, lease);
+    if (status == QL_OK)
+        qli_lease_free_locked(section, lease, index, QLI_LEASE_SETTLED);
+    return status;
+}
+
+/* The same for one that is kept. */
+enum ql_status qli_lease_settle_kept_locked(struct qli_section *section, uint64_t index);
+
+/* Ends a held lease that is not settled, undoably: it is kept, as the youngest.
+ * how is one of the states from QLI_LEASE_REVOKED on. */
+enum ql_status qli_lease_end_locked(struct qli_section *section, uint64_t index,
+                                    enum qli_lease_state how);
 
 /* Ends the subject's leases that are over their age, each with a commit. */
 enum ql_status qli_lease_expire_locked(struct qli_section *section, const struct qli_call *call,

@@ -13,6 +13,7 @@ struct qli_admission {
     uint32_t limits; /* bit i: look at limits[i] */
     bool slot;       /* take a lease */
     int64_t age_ns;  /* the lease's maximum age, or 0 */
+    int64_t ttl_ns;  /* of a timed lease, or 0 */
 };
 
 enum ql_status qli_operation_admit(const struct qli_call *call, const struct qli_name *name,
@@ -28,8 +29,11 @@ struct qli_amount {
 enum ql_status qli_operation_charge(const struct qli_call *call, const struct qli_name *name,
                                     struct qli_amount amount);
 
+/* QL_LATE: charged, though the lease had ended. */
 enum ql_status qli_operation_settle(const struct qli_call *call, const struct ql_lease *lease,
                                     const struct qli_amount *amounts, size_t count);
+
+enum ql_status qli_operation_renew(const struct qli_call *call, const struct ql_lease *lease);
 
 enum ql_status qli_operation_revoke(const struct qli_call *call, const struct ql_lease *lease);
 

@@ -15,7 +15,7 @@
 #include "rules/name.h"
 
 /* What a slot was seen as. */
-enum seen { SEEN_NOWHERE = 0, SEEN_FREE, SEEN_USED, SEEN_EXTENSION };
+enum seen { SEEN_NOWHERE = 0, SEEN_FREE, SEEN_USED, SEEN_EXTENSION, SEEN_KEPT };
 
 struct walk {
     const struct qli_call *call;
@@ -102,6 +102,16 @@ static bool check_cells(struct walk *walk, const struct qli_subject *subject)
     return true;
 }
 
+static bool holder_valid(const struct qli_region *region, const struct qli_lease *lease)
+{
+    if (lease->holder == 0)
+        return lease->deadline_ns != 0;
+    uint64_t slot = qli_word_slot(lease->holder);
+    return slot < region->holder_count &&
+           qli_word_generation(lease->holder) <=
+               __atomic_load_n(&region->holders[slot].generation, __ATOMIC_ACQUIRE);
+}
+
 static bool walk_subject_leases(struct walk *walk, const struct qli_subject *subject,
                                 uint64_t subject_index)
 {
@@ -113,12 +123,9 @@ static bool walk_subject_leases(struct walk *walk, const struct qli_subject *sub
             lease->subject != subject_index || qli_lease_previous(lease) != previous ||
             !mark(walk->leases_seen, index, SEEN_USED))
             return fail(walk, "[L1] a subject's list has a lease that is not its own, or twice");
-        uint64_t slot = qli_word_slot(lease->holder);
-        const struct qli_region *region = &walk->section.engine->region;
-        if (slot >= region->holder_count ||
-            qli_word_generation(lease->holder) >
-                __atomic_load_n(&region->holders[slot].generation, __ATOMIC_ACQUIRE))
-            return fail(walk, "[L3] a lease names a holder that never was");
+        if (!holder_valid(&walk->section.engine->region, lease))
+            return fail(walk,
+                        "[L3] a lease names a holder that never was, or none and no deadline");
         previous = index;
         index = qli_lease_next(lease);
     }
@@ -159,12 +166,28 @@ static bool walk_free_leases(struct walk *walk)
     uint64_t index = walk->section.shard->lease_free;
     while (index != 0) {
         const struct qli_lease *lease = qli_lease_at(&walk->section, index);
-        if (lease == NULL || qli_lease_state(lease) == QLI_LEASE_HELD ||
+        if (lease == NULL || qli_lease_state(lease) == QLI_LEASE_HELD || qli_lease_is_kept(lease) ||
             !mark(walk->leases_seen, index, SEEN_FREE))
-            return fail(walk, "[L1] the free list of leases has a slot that is held or twice");
+            return fail(walk, "[L1] the free list of leases has a slot that is not free or twice");
         index = qli_lease_next(lease);
     }
     return true;
+}
+
+static bool walk_kept_leases(struct walk *walk)
+{
+    const struct qli_shard *shard = walk->section.shard;
+    uint64_t previous = 0;
+    for (uint64_t index = shard->kept_first; index != 0;) {
+        const struct qli_lease *lease = qli_lease_at(&walk->section, index);
+        if (lease == NULL || !qli_lease_is_kept(lease) || qli_lease_previous(lease) != previous ||
+            !mark(walk->leases_seen, index, SEEN_KEPT))
+            return fail(walk, "[L1] the queue of kept leases has one that is not kept, or twice");
+        previous = index;
+        index = qli_lease_next(lease);
+    }
+    return shard->kept_last == previous ||
+           fail(walk, "[L1] the queue of kept leases does not end with its last");
 }
 
 /* Whether the slots up to top were seen, and none above it. */
@@ -201,7 +224,7 @@ static enum ql_status verify_shard(struct walk *walk, uint64_t shard)
     if (status != QL_OK)
         return status;
     bool sound = walk_free_subjects(walk) && walk_buckets(walk) && walk_free_leases(walk) &&
-                 check_totals(walk);
+                 walk_kept_leases(walk) && check_totals(walk);
     qli_section_leave(&walk->section);
     return sound ? QL_OK : QL_E_CORRUPT;
 }

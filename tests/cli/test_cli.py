@@ -256,7 +256,7 @@ def test_revoke_frees_a_slot_once(cli, store):
     result = cli("leases", "--revoke", stuck)
     assert (result.code, result.out, result.err) == (0, f"revoked {stuck}\n", "")
     assert len(rows(cli("leases").out)) == 1
-    assert store.ask("settle", stuck, 5)[0] == "QL_E_EXPIRED"
+    assert store.ask("settle", stuck, 5)[0] == "QL_LATE"
     store.acquire("alice")
 
     again = cli("leases", "--revoke", stuck)

@@ -135,7 +135,7 @@ static void do_revoke(struct job *job, int subject)
     enter(job);
     expect(job, leave(job, ql_revoke(job->ql, lease)), QL_OK, "revoke");
     enter(job);
-    expect(job, leave(job, ql_release(job->ql, lease)), QL_E_EXPIRED, "release after revoke");
+    expect(job, leave(job, ql_release(job->ql, lease)), QL_LATE, "release after revoke");
 }
 
 static void do_read(struct job *job, int subject)

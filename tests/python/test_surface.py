@@ -263,9 +263,11 @@ def test_store_leases_and_revoke(store: Store) -> None:
     assert all(info.own and info.subject == "alice" for info in listed)
     store.revoke(first)
     store.revoke(second.text)
+    assert first.settle({"tokens": 3}) is True  # late, and charged
     with pytest.raises(quotalite.Error) as error:
         first.settle()
-    assert error.value.status == "QL_E_EXPIRED"
+    assert error.value.status == "QL_E_SETTLED"
+    assert store.usage("alice").meters[0].total == 3
     assert store.leases() == []
     for text in ("", "x", "1.2", 7):
         with pytest.raises((ValueError, TypeError)):

@@ -45,8 +45,13 @@ static int set_up(void **state)
     assert_int_equal(ql_charge(scene.ql, LONG_NAME, "bytes", 3, NULL), QL_OK);
     assert_int_equal(ql_acquire(scene.ql, "alice", &lease, NULL), QL_OK);
     assert_int_equal(ql_acquire(scene.ql, "alice", &lease, NULL), QL_OK);
-    assert_int_equal(ql_acquire(scene.ql, "bob", &lease, NULL), QL_OK);
-    assert_int_equal(ql_release(scene.ql, lease), QL_OK); /* there is a free slot */
+    struct ql_lease other;
+    assert_int_equal(ql_acquire(scene.ql, "bob", &other, NULL), QL_OK);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(ql_acquire(scene.ql, "bob", &lease, NULL), QL_OK);
+        assert_int_equal(ql_revoke(scene.ql, lease), QL_OK); /* kept */
+    }
+    assert_int_equal(ql_release(scene.ql, other), QL_OK); /* free */
     scene.view = kt_view_open(directory);
     scene.plant = plant_open(&scene.view);
     scene.alice = plant_subject(&scene.plant, "alice");
@@ -200,6 +205,36 @@ static void l1_a_free_lease_is_held(struct scene *s)
 static void l1_the_free_list_goes_round(struct scene *s)
 {
     plant_link_lease(&s->plant, s->shard->lease_free, s->shard->lease_free);
+}
+
+static void l1_a_kept_lease_is_held(struct scene *s)
+{
+    plant_set_lease_state(&s->plant, s->shard->kept_first, QLI_LEASE_HELD);
+}
+
+static void l1_a_kept_lease_was_settled(struct scene *s)
+{
+    plant_set_lease_state(&s->plant, s->shard->kept_first, QLI_LEASE_SETTLED);
+}
+
+static void l1_the_queue_goes_round(struct scene *s)
+{
+    plant_link_lease(&s->plant, s->shard->kept_last, s->shard->kept_first);
+}
+
+static void l1_the_queue_is_linked_back_wrongly(struct scene *s)
+{
+    plant_link_lease_back(&s->plant, s->shard->kept_last, 0);
+}
+
+static void l1_the_queue_ends_elsewhere(struct scene *s)
+{
+    s->shard->kept_last = s->shard->kept_first;
+}
+
+static void l1_a_free_lease_is_kept(struct scene *s)
+{
+    plant_set_lease_state(&s->plant, s->shard->lease_free, QLI_LEASE_REVOKED);
 }
 
 static void l1_a_lease_is_on_no_list(struct scene *s)
@@ -364,6 +399,12 @@ static const struct fault faults[] = {
     FAULT(l1_a_lease_names_another_subject),
     FAULT(l1_a_free_lease_is_held),
     FAULT(l1_the_free_list_goes_round),
+    FAULT(l1_a_kept_lease_is_held),
+    FAULT(l1_a_kept_lease_was_settled),
+    FAULT(l1_the_queue_goes_round),
+    FAULT(l1_the_queue_is_linked_back_wrongly),
+    FAULT(l1_the_queue_ends_elsewhere),
+    FAULT(l1_a_free_lease_is_kept),
     FAULT(l1_a_lease_is_on_no_list),
     FAULT(l2_a_subjects_count_is_wrong),
     FAULT(l1_a_lease_was_never_taken_into_use),

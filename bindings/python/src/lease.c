@@ -95,12 +95,12 @@ static PyObject *settle(struct lease *self, const struct ql_charge *charges, siz
     if (!store_begin(self->store))
         return NULL;
     enum ql_status status = ql_settle(self->store->ql, self->lease, charges, count);
-    if (status == QL_OK || status == QL_E_SETTLED || status == QL_E_EXPIRED)
+    if (status >= QL_OK || status == QL_E_SETTLED || status == QL_E_EXPIRED)
         self->ended = true;
     store_end(self->store);
-    if (status != QL_OK)
+    if (status < QL_OK)
         return failure_raise(status);
-    Py_RETURN_NONE;
+    return PyBool_FromLong(status == QL_LATE);
 }
 
 static PyObject *lease_settle(PyObject *object, PyObject *const *args, Py_ssize_t count,
