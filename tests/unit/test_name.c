@@ -7,10 +7,8 @@
 #include <cmocka.h>
 #include <string.h>
 
-#include "base/siphash.h"
 #include "quotalite.h"
 #include "rules/name.h"
-#include "rules/window.h"
 
 static void valid_subjects(void **state)
 {
@@ -119,38 +117,6 @@ static void names(void **state)
     assert_false(qli_name_valid("a b"));
 }
 
-static void siphash_takes_length_and_key_in(void **state)
-{
-    (void)state;
-    const uint64_t key[2] = {0x0706050403020100, 0x0f0e0d0c0b0a0908};
-    const uint64_t other[2] = {0x0706050403020101, 0x0f0e0d0c0b0a0908};
-    unsigned char data[64] = {0};
-    uint64_t seen[64];
-    for (size_t length = 0; length < 64; length++) {
-        seen[length] = qli_siphash(key, data, length);
-        assert_true(seen[length] != qli_siphash(other, data, length));
-        for (size_t i = 0; i < length; i++)
-            assert_true(seen[i] != seen[length]);
-        data[length] = 0xff;
-        assert_true(seen[length] == qli_siphash(key, data, length));
-        data[length] = 0;
-    }
-}
-
-static void days(void **state)
-{
-    (void)state;
-    const int64_t second = INT64_C(1000000000);
-    assert_int_equal(qli_window_day(0), 0);
-    assert_int_equal(qli_window_day(86400 * second - 1), 0);
-    assert_int_equal(qli_window_day(86400 * second), 1);
-    assert_int_equal(qli_window_end(0), 86400);
-    assert_int_equal(qli_window_seconds_left(0, 0), 86400);
-    assert_int_equal(qli_window_seconds_left(0, 1), 86399);
-    assert_int_equal(qli_window_seconds_left(0, 86400 * second), 0);
-    assert_int_equal(qli_window_day(INT64_C(2147483648) * second), 24855); /* past 2038-01-19 */
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -159,8 +125,6 @@ int main(void)
         cmocka_unit_test(each_byte_is_looked_at),
         cmocka_unit_test(length_is_bounded),
         cmocka_unit_test(names),
-        cmocka_unit_test(siphash_takes_length_and_key_in),
-        cmocka_unit_test(days),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
