@@ -4,6 +4,7 @@
  */
 #include "semantics.h"
 
+#include <pthread.h>
 #include <string.h>
 
 static void row_01_acquire_holds_until_released(void **state)
@@ -78,6 +79,17 @@ static void row_03_charge_goes_past_the_cap(void **state)
     assert_int_equal(used_bytes(ql, "alice"), 5007);
 }
 
+static void row_04_usage_is_what_was_charged_today(void **state)
+{
+    struct fixture *fixture = *state;
+    assert_int_equal(used_bytes(fixture->ql, "alice"), 0);
+    assert_int_equal(ql_charge(fixture->ql, "alice", "bytes", 40, NULL), QL_OK);
+    assert_int_equal(ql_charge(fixture->ql, "alice", "bytes", 2, NULL), QL_OK);
+    assert_int_equal(used_bytes(fixture->ql, "alice"), 42);
+    fixture->now_ns += DAY * SECOND_NS;
+    assert_int_equal(used_bytes(fixture->ql, "alice"), 0);
+}
+
 static void row_05_a_new_day_zeroes_budgets_and_keeps_slots(void **state)
 {
     struct fixture *fixture = *state;
@@ -102,6 +114,55 @@ static void row_06_subjects_are_independent(void **state)
     assert_int_equal(ql_charge(ql, "alice", "bytes", 1000, NULL), QL_OK);
     assert_int_equal(ql_check(ql, "bob", NULL, NULL), QL_OK);
     assert_int_equal(used_bytes(ql, "bob"), 0);
+}
+
+#define THREADS 4
+#define TURNS 500
+
+/* Each thread charges all subjects and takes and gives back a slot of its own. */
+static void *charge_everybody(void *context)
+{
+    struct ql *ql = context;
+    for (int i = 0; i < TURNS; i++) {
+        struct ql_lease lease;
+        if (ql_charge(ql, i % 2 == 0 ? "alice" : "bob", "bytes", 1, NULL) != QL_OK)
+            return ql; /* anything but NULL */
+        if (ql_acquire(ql, "alice", &lease, NULL) == QL_OK && ql_release(ql, lease) != QL_OK)
+            return ql;
+    }
+    return NULL;
+}
+
+static void row_06_all_calls_are_safe_from_any_thread(void **state)
+{
+    struct ql *ql = ((struct fixture *)*state)->ql;
+    pthread_t threads[THREADS];
+    struct ql_usage usage;
+    for (int i = 0; i < THREADS; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, charge_everybody, ql), 0);
+    for (int i = 0; i < THREADS; i++) {
+        void *failure;
+        assert_int_equal(pthread_join(threads[i], &failure), 0);
+        assert_null(failure);
+    }
+    assert_int_equal(used_bytes(ql, "alice"), THREADS * TURNS / 2);
+    assert_int_equal(used_bytes(ql, "bob"), THREADS * TURNS / 2);
+    assert_int_equal(ql_usage(ql, "alice", &usage), QL_OK);
+    assert_int_equal(usage.leases, 0);
+}
+
+static void row_08_the_clock_can_be_replaced(void **state)
+{
+    struct fixture *fixture = *state;
+    struct ql_usage usage;
+    fixture->now_ns = 12345 * DAY * SECOND_NS;
+    assert_int_equal(ql_usage(fixture->ql, "alice", &usage), QL_OK);
+    assert_int_equal(usage.limits[1].resets_at, 12346 * DAY);
+    fixture->now_ns = -1; /* no time */
+    assert_int_equal(ql_usage(fixture->ql, "alice", &usage), QL_E_CLOCK);
+    assert_int_equal(ql_charge(fixture->ql, "alice", "bytes", 1, NULL), QL_E_CLOCK);
+    fixture->now_ns = 12345 * DAY * SECOND_NS;
+    assert_int_equal(used_bytes(fixture->ql, "alice"), 0);
 }
 
 static void row_10_any_number_of_meters(void **state)
@@ -155,6 +216,20 @@ static void row_17_checking_creates_nothing(void **state)
     assert_int_equal(used_bytes(ql, "nobody"), 0);
     assert_int_equal(ql_verify(ql, &report, NULL), QL_OK);
     assert_int_equal(report.subjects, 0);
+}
+
+static void row_17_one_concurrent_limit(void **state)
+{
+    (void)state;
+    struct ql *ql;
+    struct ql_options options = QL_OPTIONS_INIT;
+    const struct ql_limit two[] = {
+        {"scans", NULL, QL_WINDOW_NONE, 2},
+        {"exports", NULL, QL_WINDOW_NONE, 2},
+    };
+    options.limits = two;
+    options.limit_count = 2;
+    assert_int_equal(ql_open("memory:", &options, &ql, NULL), QL_E_INVALID);
 }
 
 static void admit_checks_and_takes_in_one_step(void **state)
@@ -308,12 +383,16 @@ int main(void)
         CASE(row_02_check_refuses_at_the_cap),
         CASE(row_02_check_does_not_look_at_slots),
         CASE(row_03_charge_goes_past_the_cap),
+        CASE(row_04_usage_is_what_was_charged_today),
         CASE(row_05_a_new_day_zeroes_budgets_and_keeps_slots),
         CASE(row_06_subjects_are_independent),
+        CASE(row_06_all_calls_are_safe_from_any_thread),
+        CASE(row_08_the_clock_can_be_replaced),
         CASE(row_10_any_number_of_meters),
         CASE(row_10_a_cap_of_zero_refuses_everything),
         CASE(row_17_amounts_saturate),
         CASE(row_17_checking_creates_nothing),
+        CASE(row_17_one_concurrent_limit),
         CASE(admit_checks_and_takes_in_one_step),
         CASE(a_settle_that_fails_keeps_the_lease),
         CASE(a_revoked_lease_frees_its_slot),
