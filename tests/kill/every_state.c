@@ -19,7 +19,7 @@
 #include "operations.h"
 
 #define DUMP_SIZE 4096
-#define SAMPLE_EVERY 20
+#define SAMPLE_EVERY 5
 #define RECOVERY_SECONDS 60
 
 enum outcome { BEFORE, AFTER, EITHER };
