@@ -39,6 +39,8 @@ void *kt_shared(size_t size)
 void kt_directory_make(char path[KT_PATH], const char *base)
 {
     if (base == NULL)
+        base = getenv("KT_BASE");
+    if (base == NULL)
         base = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
     snprintf(path, KT_PATH, "%s/quotalite-kill.XXXXXX", base);
     KT_CHECK(mkdtemp(path) != NULL, "%s: %s", path, strerror(errno));

@@ -34,8 +34,8 @@ _Noreturn void kt_fail(const char *file, int line, const char *condition, const 
 /* Zeroed memory that is shared with forked children. */
 void *kt_shared(size_t size);
 
-/* A new empty directory below base (NULL: /dev/shm or else /tmp), removed by
- * kt_directory_remove. */
+/* A new empty directory below base (NULL: KT_BASE of the environment, or
+ * /dev/shm, or else /tmp), removed by kt_directory_remove. */
 void kt_directory_make(char path[KT_PATH], const char *base);
 void kt_directory_remove(const char *path);
 

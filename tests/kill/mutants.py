@@ -71,7 +71,14 @@ def build_programs(source, build, names, changed):
 
 
 def first_red(build, tests, environment):
-    """The first test that fails, with its last line; None if all pass."""
+    """The first test that fails, with its first line; None if all pass."""
+    base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="quotalite-stores-", dir=base) as stores:
+        return first_red_below(stores, build, tests, environment)
+
+
+def first_red_below(stores, build, tests, environment):
+    """The same; a test that fails may leave its store in that folder."""
     for test in tests:
         command = [str(build / test[0]), *test[1:]]
         try:
@@ -81,7 +88,7 @@ def first_red(build, tests, environment):
                 text=True,
                 timeout=TEST_SECONDS,
                 check=False,
-                env={**os.environ, **environment},
+                env={**os.environ, **environment, "KT_BASE": stores},
             )
         except subprocess.TimeoutExpired:
             return f"{' '.join(test)}: no end after {TEST_SECONDS} s"
