@@ -36,16 +36,35 @@ static int64_t read_namespace_offset(void)
     return offset;
 }
 
-static int64_t namespace_offset;
-static pthread_once_t namespace_once = PTHREAD_ONCE_INIT;
+#define UNKNOWN_OFFSET INT64_MIN
 
-static void init_namespace_offset(void)
+static int64_t namespace_offset = UNKNOWN_OFFSET; /* atomic */
+static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
+
+/* unshare(CLONE_NEWTIME) gives another namespace to the next child. */
+static void forget_namespace(void)
 {
-    namespace_offset = read_namespace_offset();
+    namespace_offset = UNKNOWN_OFFSET;
+}
+
+static void watch_forks(void)
+{
+    pthread_atfork(NULL, NULL, forget_namespace);
+}
+
+/* Threads that come here at once read the same. */
+static int64_t learn_namespace_offset(void)
+{
+    pthread_once(&fork_once, watch_forks);
+    int64_t offset = read_namespace_offset();
+    __atomic_store_n(&namespace_offset, offset, __ATOMIC_RELAXED);
+    return offset;
 }
 
 int64_t qli_clock_boot_ns(void)
 {
-    pthread_once(&namespace_once, init_namespace_offset);
-    return read_clock(CLOCK_BOOTTIME) - namespace_offset;
+    int64_t offset = __atomic_load_n(&namespace_offset, __ATOMIC_RELAXED);
+    if (__builtin_expect(offset == UNKNOWN_OFFSET, 0))
+        offset = learn_namespace_offset();
+    return read_clock(CLOCK_BOOTTIME) - offset;
 }

@@ -28,6 +28,7 @@ static const struct kt_case cases[] = {
     {"removed", kt_process_removed},
     {"removed_lock", kt_process_removed_lock},
     {"moved", kt_process_moved},
+    {"time_namespace", kt_process_time_namespace},
     {"containers", kt_process_containers},
 };
 

@@ -33,6 +33,7 @@ int kt_process_last_close(void);
 int kt_process_removed(void);
 int kt_process_removed_lock(void);
 int kt_process_moved(void);
+int kt_process_time_namespace(void);
 int kt_process_containers(void);
 
 #endif

@@ -388,6 +388,42 @@ static bool can_contain(void)
     return kt_wait(pid) == 0;
 }
 
+static void check_held_in_child(struct ql *ql, int64_t leases)
+{
+    pid_t pid = kt_fork();
+    if (pid == 0) {
+        KT_CHECK(kt_held(ql) == leases, "%lld leases in a child", (long long)kt_held(ql));
+        _exit(0);
+    }
+    kt_wait_success(pid);
+}
+
+/* A process opens the store and makes a namespace for times, whose first member
+ * is its next child: that one's clock is ten days ahead, and ends no lease. */
+static _Noreturn void fork_into_namespace(void)
+{
+    struct ql_options options = kt_options(kt_clock_ns, KT_SLOTS, 16);
+    options.lease_max_age_ms = AGE_MS;
+    struct ql *ql = kt_open(kt_directory, &options);
+    kt_take(ql);
+    check_held_in_child(ql, 1);
+    KT_CHECK(unshare(CLONE_NEWTIME) == 0, "unshare: %s", strerror(errno));
+    KT_CHECK(write_file("/proc/self/timens_offsets", "boottime 864000 0"), "timens_offsets");
+    check_held_in_child(ql, 1);
+    _exit(0);
+}
+
+int kt_process_time_namespace(void)
+{
+    if (!can_contain())
+        return KT_SKIP;
+    pid_t pid = kt_fork();
+    if (pid == 0)
+        fork_into_namespace();
+    kt_wait_success(pid);
+    return 0;
+}
+
 int kt_process_containers(void)
 {
     pid_t outer[CONTAINERS];
