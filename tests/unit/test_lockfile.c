@@ -120,8 +120,11 @@ static void another_format_is_another_version(void **state)
     record.version++;
     assert_int_equal(pwrite(files->fds[0], &record, sizeof record, 0), sizeof record);
     assert_int_equal(qli_lockfile_read(files->fds[0], &record, &empty, &error), QL_E_VERSION);
-    assert_non_null(strstr(error.text, "format 2"));
-    assert_non_null(strstr(error.text, "format 1"));
+    for (unsigned version = QLI_STORE_VERSION; version <= QLI_STORE_VERSION + 1; version++) {
+        char text[32];
+        snprintf(text, sizeof text, "format %u", version);
+        assert_non_null(strstr(error.text, text));
+    }
 }
 
 #define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
