@@ -66,7 +66,7 @@ class Running:
         reader = await self._reader()
         buffer = io.BytesIO()
         writer = pa.ipc.new_stream(buffer, reader.schema)
-        while batch := await self._in_thread(_next, reader):
+        while (batch := await self._in_thread(_next, reader)) is not None:
             writer.write_batch(batch)
             yield buffer.getvalue()
             buffer.seek(0)
@@ -79,7 +79,10 @@ class Running:
         """The names of the columns, and at most limit + 1 rows."""
         reader = await self._reader()
         rows: list[tuple[Any, ...]] = []
-        while len(rows) <= limit and (batch := await self._in_thread(_next, reader)):
+        while len(rows) <= limit:
+            batch = await self._in_thread(_next, reader)
+            if batch is None:
+                break
             columns = (column.to_pylist() for column in batch.slice(0, limit + 1 - len(rows)))
             rows.extend(zip(*columns, strict=True))
         return reader.schema.names, rows

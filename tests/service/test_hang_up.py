@@ -116,9 +116,11 @@ def test_a_stream_that_is_read_too_slowly_ends(own_service: Callable[..., Servic
     user = "sipper"
     service = own_service(max_seconds=1)
     stream = service.opened(user)
-    eventually(lambda: stream.read(100) and service.usage(user)["concurrent"] == 0)
+    eventually(lambda: stream.read(64 * 1024) and service.usage(user)["concurrent"] == 0)
     ended_once(service, user, service.price(select=["*"]))
     assert service.seconds_held(user) >= 1
+    with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+        stream.read()
     hang_up(stream)
 
 
