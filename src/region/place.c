@@ -211,7 +211,7 @@ static enum ql_status resolve(const struct qli_place *place, char path[QLI_PATH_
                          strerror(errno));
     size_t length = strlen(real);
     if (length < QLI_PATH_SIZE)
-        memcpy(path, real, length);
+        memcpy(path, real, length + 1);
     free(real);
     if (length < QLI_PATH_SIZE)
         return QL_OK;
