@@ -10,7 +10,7 @@ import pytest
 from conftest import Worker, in_child
 
 import quotalite
-from quotalite import QuotaTracker
+from quotalite import Limit, QuotaTracker, Store
 
 Make = Callable[..., QuotaTracker]
 
@@ -44,6 +44,18 @@ def test_the_next_call_drains(full: QuotaTracker) -> None:
     while full.bytes_used_today("bob") == 0:
         full.check_daily_budget("carol")
     assert full.bytes_used_today("bob") == 5
+
+
+def test_what_gets_through_is_charged_once_and_the_rest_stays(full: QuotaTracker) -> None:
+    with full.acquire("alice"):
+        full.record_bytes("bob", 5)
+        full.record_bytes("carol", 7)
+    while full.bytes_used_today("bob") == 0:
+        full.store.drain()
+    for _ in range(3):
+        assert full.store.drain() == 1
+    assert full.bytes_used_today("bob") == 5
+    assert full.bytes_used_today("carol") == 0
 
 
 def test_a_forked_child_does_not_charge_what_its_parent_queued(full: QuotaTracker) -> None:
@@ -81,7 +93,7 @@ def test_the_queue_is_bounded(full: QuotaTracker, caplog: pytest.LogCaptureFixtu
 
 
 AT_EXIT = """
-import sys
+import sys, threading
 from quotalite import QuotaTracker
 tracker = QuotaTracker(max_concurrent_per_user=2, max_daily_bytes_per_user=1000, max_subjects=1,
                        store=sys.argv[1])
@@ -89,6 +101,8 @@ slot = tracker.acquire("alice")
 slot.__enter__()
 tracker.record_bytes("bob", 9)
 slot.__exit__(None, None, None)
+# It outlives the interpreter: nothing but the exit closes it.
+threading.Thread(target=lambda kept: threading.Event().wait(), args=(tracker,), daemon=True).start()
 print("queued", flush=True)
 """
 
@@ -100,6 +114,14 @@ def test_the_end_of_the_interpreter_drains(
     assert worker.line() == "queued"
     assert worker.end() == 0
     assert make_tracker(store=store_path).bytes_used_today("bob") == 9
+
+
+def test_what_the_store_cannot_mean_is_raised_and_not_queued() -> None:
+    with Store("memory:", [Limit("jobs", 1)], max_subjects=1) as store:
+        tracker = quotalite._quotalite.Tracker(store)
+        with pytest.raises(quotalite.Error, match="QL_E_METER"):
+            tracker.record_bytes("alice", 1)
+        assert store.drain() == 0
 
 
 def test_an_acquire_of_a_full_store_is_an_error(full: QuotaTracker) -> None:

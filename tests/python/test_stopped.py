@@ -80,6 +80,23 @@ def in_a_thread(body: Callable[[], None]) -> tuple[list[float], list[float]]:
     return span, ticks
 
 
+def start_and_wait_for_its_wait(body: Callable[[], None]) -> threading.Thread:
+    """A thread that runs body, which waits for a lock: the GIL comes back then."""
+    inside = threading.Event()
+
+    def run() -> None:
+        inside.set()
+        body()
+
+    thread = threading.Thread(target=run)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(DEADLINE_SECONDS)
+    thread.start()
+    inside.wait()
+    sys.setswitchinterval(interval)
+    return thread
+
+
 def test_a_stopped_process_delays_and_loses_nothing(
     make_tracker: Callable[..., QuotaTracker],
     store_path: str,
@@ -100,6 +117,12 @@ def test_a_stopped_process_delays_and_loses_nothing(
     with pytest.raises(quotalite.Error):
         tracker.acquire("alice").__enter__()
     assert tracker.store.drain() == 2
+    # It was tried just now, so this goes ahead of it, and joins it while main tries again.
+    thread = start_and_wait_for_its_wait(lambda: tracker.record_estimate("alice", 7))
+    assert is_busy(tracker)
+    tracker.store.drain()
+    thread.join()
+    assert tracker.store.drain() == 3
 
     worker.signal(signal.SIGCONT)
     assert eventually(lambda: tracker.store.drain() == 0)
@@ -107,6 +130,7 @@ def test_a_stopped_process_delays_and_loses_nothing(
     count = int(worker.line())
     assert worker.end() == 0
     assert tracker.bytes_used_today("alice") == count + 5
+    assert tracker.estimates_used_today("alice") == 7
     assert tracker.store.usage("alice").leases == 0
 
 
@@ -120,18 +144,9 @@ def test_a_charge_that_a_close_overtakes_is_not_lost_silently(
     worker = start_worker(HAMMER, store_path)
     assert worker.line() == "ready"
     stop_inside_the_lock(worker, make_tracker(store=store_path, admit_wait_seconds=0))
-    inside = threading.Event()
-
-    def record() -> None:
-        inside.set()
-        tracker.record_bytes("alice", 5)
-
-    thread = threading.Thread(target=record)
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(DEADLINE_SECONDS)  # the GIL comes back when the call waits
-    thread.start()
-    inside.wait()
+    thread = start_and_wait_for_its_wait(lambda: tracker.record_bytes("alice", 5))
     tracker.close()
-    sys.setswitchinterval(interval)
+    with pytest.raises(ValueError, match="closed"):
+        tracker.check_daily_budget("alice")
     thread.join()
     assert "bytes of alice (amount 5)" in caplog.text
