@@ -67,7 +67,8 @@ enum ql_status qli_subject_find_locked(struct qli_section *section, const struct
 }
 
 /* The last slot that was freed, or one that was never used. */
-static enum ql_status pop_free(struct qli_section *section, uint64_t *index)
+static enum ql_status pop_free(struct qli_section *section, uint64_t *index,
+                               struct qli_subject **subject)
 {
     struct qli_shard *shard = section->shard;
     bool freed = shard->subject_free != 0;
@@ -81,6 +82,7 @@ static enum ql_status pop_free(struct qli_section *section, uint64_t *index)
         qli_section_store(section, &shard->subject_free, slot->next);
     else
         qli_section_store(section, &shard->subject_top, *index);
+    *subject = slot;
     return QL_OK;
 }
 
@@ -172,10 +174,11 @@ static bool has_free(struct qli_section *section, uint64_t slots)
 static enum ql_status write_extension(struct qli_section *section, const struct qli_name *name,
                                       uint64_t *index)
 {
-    enum ql_status status = pop_free(section, index);
+    struct qli_subject *slot;
+    enum ql_status status = pop_free(section, index, &slot);
     if (status != QL_OK)
         return status;
-    struct qli_extension *extension = (struct qli_extension *)qli_subject_at(section, *index);
+    struct qli_extension *extension = (struct qli_extension *)slot;
     memcpy(extension->key, name->text + QLI_KEY_INLINE, name->length - QLI_KEY_INLINE);
     qli_section_store(section, &extension->meta, make_meta(QLI_SUBJECT_EXTENSION, 0, 0));
     return QL_OK;
@@ -194,17 +197,17 @@ enum ql_status qli_subject_insert_locked(struct qli_section *section, const stru
                                          int64_t day, uint64_t *index)
 {
     uint64_t slots = name->length > QLI_KEY_INLINE ? 2 : 1;
+    struct qli_subject *subject = NULL;
     enum ql_status status = QL_OK;
     while (status == QL_OK && !has_free(section, slots))
         status = evict_one(section, day);
     if (status == QL_OK)
-        status = pop_free(section, index);
+        status = pop_free(section, index, &subject);
     uint64_t extension = 0;
     if (status == QL_OK && slots == 2)
         status = write_extension(section, name, &extension);
     if (status != QL_OK)
         return status;
-    struct qli_subject *subject = qli_subject_at(section, *index);
     write_subject(section, subject, name);
     uint64_t *bucket = bucket_of(section, name->hash);
     qli_section_store(section, &subject->meta,
