@@ -10,6 +10,7 @@
 
 #define DEFAULT_ADMIT_WAIT_MS 100
 #define DEFAULT_CHARGE_WAIT_MS 5000
+#define LIMITS_WAIT_MS 5000
 #define WAIT_MS_MAX (INT64_C(1000) * 86400)
 
 static enum ql_status read_options(const struct ql_options *given, struct ql_options *options,
@@ -42,7 +43,7 @@ static enum ql_status set_up_limits(struct ql *ql, struct ql_error *error)
 {
     struct qli_engine *engine = &ql->store->engine;
     uint64_t self;
-    enum ql_status status = qli_store_self(ql->store, &self);
+    enum ql_status status = qli_store_self(ql->store, LIMITS_WAIT_MS, &self);
     if (status == QL_OK && ql->options.limits != NULL)
         return qli_limits_apply(engine, self, ql->options.limits, ql->options.limit_count,
                                 ql->options.replace_limits, error);
@@ -93,7 +94,7 @@ void ql_close(struct ql *ql)
 enum ql_status qli_handle_prepare(struct ql *ql, int64_t wait_ms, int64_t system_ns, uint64_t *self)
 {
     struct qli_engine *engine = &ql->store->engine;
-    enum ql_status status = qli_store_self(ql->store, self);
+    enum ql_status status = qli_store_self(ql->store, wait_ms, self);
     if (status == QL_OK && qli_region_corrupt(&engine->region))
         status = QL_E_CORRUPT;
     if (status == QL_OK)

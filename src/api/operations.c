@@ -298,12 +298,7 @@ static enum ql_status try_usage(struct ql *ql, int64_t wait_ms, const char *subj
     struct qli_call call;
     struct qli_name name;
     enum ql_status status = begin_with_subject(ql, wait_ms, subject, &call, &name);
-    if (status != QL_OK)
-        return status;
-    uint64_t shard = qli_engine_shard_of(call.engine, name.hash);
-    if (qli_operation_reap_dead(&call, shard) == QL_E_CORRUPT)
-        return QL_E_CORRUPT;
-    return qli_operation_usage(&call, &name, usage);
+    return status == QL_OK ? qli_operation_usage(&call, &name, usage) : status;
 }
 
 enum ql_status ql_usage(struct ql *ql, const char *subject, struct ql_usage *usage)

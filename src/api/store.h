@@ -17,6 +17,7 @@ struct qli_store {
     bool injected_clock;
     unsigned handles;
     int64_t last_tick_ns; /* atomic */
+    uint64_t tick_slot;   /* atomic; the holder that the last tick looked at last */
     int lost;             /* atomic; why calls fail: QL_OK, QL_E_GONE or QL_E_DETACHED */
     struct qli_store *next;
 };
@@ -26,7 +27,7 @@ enum ql_status qli_store_open(const char *path, const struct ql_options *options
 void qli_store_close(struct qli_store *store);
 
 /* This process's word; a forked child registers here. */
-enum ql_status qli_store_self(struct qli_store *store, uint64_t *self);
+enum ql_status qli_store_self(struct qli_store *store, int64_t wait_ms, uint64_t *self);
 
 /* Now and then: is the token still held, is the region still there, who died?
  * calendar_ns is the system's clock. QL_E_GONE or QL_E_DETACHED: the call must

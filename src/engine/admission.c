@@ -12,18 +12,11 @@
 #include "engine/lease.h"
 #include "engine/limits.h"
 #include "engine/operation.h"
+#include "engine/suspects.h"
 #include "rules/limit.h"
 #include "rules/window.h"
 
-#define SUSPECTS_MAX 64
 #define NOTHING_REFUSES SIZE_MAX
-
-/* Holders of the leases that stand in the way. */
-struct suspects {
-    uint64_t words[SUSPECTS_MAX];
-    size_t count;
-    bool more; /* than there is room for */
-};
 
 static int64_t limit_used(const struct qli_call *call, size_t i, const struct qli_subject *subject)
 {
@@ -83,56 +76,6 @@ static void fill_verdict(const struct qli_call *call, const struct qli_subject *
             qli_window_seconds_left(limit_day(call, refusing, subject), call->now_ns);
 }
 
-/* ---- slots that nobody will give back ------------------------------------ */
-
-static void suspect(struct suspects *suspects, uint64_t word)
-{
-    for (size_t i = 0; i < suspects->count; i++) {
-        if (suspects->words[i] == word)
-            return;
-    }
-    if (suspects->count == SUSPECTS_MAX)
-        suspects->more = true;
-    else
-        suspects->words[suspects->count++] = word;
-}
-
-/* Notes who holds the subject's leases. */
-static enum ql_status note_holders(const struct qli_section *section,
-                                   const struct qli_subject *subject, struct suspects *suspects)
-{
-    uint64_t steps = qli_lease_list_bound(section, subject);
-    for (uint64_t index = qli_subject_first_lease(subject); index != 0; steps--) {
-        const struct qli_lease *lease = qli_lease_at(section, index);
-        if (lease == NULL || steps == 0)
-            return QL_E_CORRUPT;
-        if (lease->holder != 0)
-            suspect(suspects, lease->holder);
-        index = qli_lease_next(lease);
-    }
-    return QL_OK;
-}
-
-/* No lock is held. *reaped: another look may find a slot. */
-static enum ql_status reap_suspects(const struct qli_call *call, uint64_t shard,
-                                    const struct suspects *suspects, bool *reaped)
-{
-    *reaped = suspects->more;
-    if (suspects->more)
-        return qli_operation_reap_dead(call, shard);
-    for (size_t i = 0; i < suspects->count; i++) {
-        uint64_t word = suspects->words[i];
-        if (qli_holder_alive(&call->engine->region, call->self, word))
-            continue;
-        enum ql_status status =
-            qli_operation_reap(call, qli_word_slot(word), qli_word_generation(word), &shard);
-        if (status != QL_OK && status != QL_E_BUSY)
-            return status; /* busy: some other shard, whose slots are not in the way here */
-        *reaped = true;
-    }
-    return QL_OK;
-}
-
 /* ---- admission ----------------------------------------------------------- */
 
 static struct ql_lease lease_handle(const struct qli_section *section, uint64_t index)
@@ -178,7 +121,7 @@ static enum ql_status take_slot(struct qli_section *section, const struct qli_ca
 /* One look. QL_REFUSED with suspects: worth another after their reaping. */
 static enum ql_status admit_once(const struct qli_call *call, const struct qli_name *name,
                                  const struct qli_admission *admission, struct ql_lease *lease,
-                                 struct ql_verdict *verdict, struct suspects *suspects)
+                                 struct ql_verdict *verdict, struct qli_suspects *suspects)
 {
     struct qli_section section;
     uint64_t index;
@@ -195,7 +138,7 @@ static enum ql_status admit_once(const struct qli_call *call, const struct qli_n
             (call->limits->concurrent >> refusing & 1)) {
             status = qli_lease_expire_locked(&section, call, subject);
             if (status == QL_OK)
-                status = note_holders(&section, subject, suspects);
+                status = qli_suspects_note_locked(&section, subject, suspects);
             refusing = first_refusing(call, subject, admission);
         }
     }
@@ -215,15 +158,14 @@ enum ql_status qli_operation_admit(const struct qli_call *call, const struct qli
                                    const struct qli_admission *admission, struct ql_lease *lease,
                                    struct ql_verdict *verdict)
 {
-    struct suspects suspects;
-    suspects.count = 0;
-    suspects.more = false;
+    struct qli_suspects suspects;
+    qli_suspects_none(&suspects);
     enum ql_status answer = admit_once(call, name, admission, lease, verdict, &suspects);
     enum ql_status status = QL_OK;
     uint64_t shard = qli_engine_shard_of(call->engine, name->hash);
     bool again = false;
-    if (answer == QL_REFUSED && suspects.count > 0) {
-        status = reap_suspects(call, shard, &suspects, &again);
+    if (answer == QL_REFUSED) {
+        status = qli_suspects_reap(call, shard, &suspects, &again);
     } else if (answer == QL_E_FULL) {
         status = qli_operation_make_room(call, shard);
         again = true;

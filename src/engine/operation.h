@@ -59,6 +59,11 @@ enum ql_status qli_operation_reap(const struct qli_call *call, uint64_t slot,
  * waited for; QLI_NO_SHARD: none. */
 enum ql_status qli_operation_reap_dead(const struct qli_call *call, uint64_t shard);
 
+/* The same for the next holders behind a slot, as many as looks, which is what one
+ * costs: the kernel walks a list of all locks of the file. Returns the last slot
+ * looked at. A lock that is taken leaves the dead to the next one who looks. */
+uint64_t qli_operation_reap_some(const struct qli_call *call, uint64_t slot, unsigned looks);
+
 /* Ends the leases of a full shard that nobody will give back. */
 enum ql_status qli_operation_make_room(const struct qli_call *call, uint64_t shard);
 

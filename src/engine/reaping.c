@@ -50,26 +50,48 @@ enum ql_status qli_operation_reap(const struct qli_call *call, uint64_t slot,
     return answer;
 }
 
-enum ql_status qli_operation_reap_dead(const struct qli_call *call, uint64_t shard)
+/* Whether the kernel had to be asked is told by *asked. */
+static enum ql_status reap_if_dead(const struct qli_call *call, uint64_t slot, uint64_t *waited,
+                                   bool *asked)
 {
     struct qli_region *region = &call->engine->region;
-    enum ql_status answer = QL_OK;
-    for (uint64_t slot = 0; slot < region->holder_count; slot++) {
-        struct qli_holder *holder = &region->holders[slot];
-        uint64_t attached = __atomic_load_n(&holder->attached, __ATOMIC_ACQUIRE);
-        if (attached == 0 || qli_holder_alive(region, call->self, qli_word_make(slot, attached)))
-            continue;
-        enum ql_status status = qli_operation_reap(call, slot, attached, &shard);
-        if (status == QL_E_CORRUPT)
-            return status;
-        if (status != QL_OK) {
-            answer = status;
-            continue;
-        }
+    struct qli_holder *holder = &region->holders[slot];
+    uint64_t attached = __atomic_load_n(&holder->attached, __ATOMIC_ACQUIRE);
+    *asked = attached != 0;
+    if (attached == 0 || qli_holder_alive(region, call->self, qli_word_make(slot, attached)))
+        return QL_OK;
+    enum ql_status status = qli_operation_reap(call, slot, attached, waited);
+    if (status == QL_OK)
         __atomic_compare_exchange_n(&holder->attached, &attached, 0, false, __ATOMIC_RELEASE,
                                     __ATOMIC_RELAXED);
+    return status;
+}
+
+enum ql_status qli_operation_reap_dead(const struct qli_call *call, uint64_t shard)
+{
+    enum ql_status answer = QL_OK;
+    bool asked;
+    for (uint64_t slot = 0; slot < call->engine->region.holder_count; slot++) {
+        enum ql_status status = reap_if_dead(call, slot, &shard, &asked);
+        if (status == QL_E_CORRUPT)
+            return status;
+        if (status != QL_OK)
+            answer = status;
     }
     return answer;
+}
+
+uint64_t qli_operation_reap_some(const struct qli_call *call, uint64_t slot, unsigned looks)
+{
+    uint64_t count = call->engine->region.holder_count;
+    uint64_t none = QLI_NO_SHARD;
+    for (uint64_t i = 0; i < count && looks > 0; i++) {
+        bool asked;
+        slot = (slot + 1) % count;
+        (void)reap_if_dead(call, slot, &none, &asked);
+        looks -= asked;
+    }
+    return slot;
 }
 
 enum ql_status qli_lease_expire_locked(struct qli_section *section, const struct qli_call *call,

@@ -7,6 +7,7 @@
 #include "engine/cell.h"
 #include "engine/lease.h"
 #include "engine/operation.h"
+#include "engine/suspects.h"
 #include "rules/limit.h"
 #include "rules/window.h"
 
@@ -58,21 +59,36 @@ enum ql_status qli_operation_report_locked(struct qli_section *section, const st
     return status;
 }
 
-enum ql_status qli_operation_usage(const struct qli_call *call, const struct qli_name *name,
-                                   struct ql_usage *usage)
+static enum ql_status usage_once(const struct qli_call *call, const struct qli_name *name,
+                                 struct ql_usage *usage, struct qli_suspects *suspects)
 {
     struct qli_section section;
-    uint64_t shard = qli_engine_shard_of(call->engine, name->hash);
-    enum ql_status status = qli_section_enter(call, shard, &section);
+    uint64_t index;
+    enum ql_status status =
+        qli_section_enter(call, qli_engine_shard_of(call->engine, name->hash), &section);
     if (status != QL_OK)
         return status;
-    uint64_t index;
     status = qli_subject_find_locked(&section, name, &index);
+    struct qli_subject *subject = qli_subject_at(&section, index);
     if (status == QL_OK)
-        status =
-            qli_operation_report_locked(&section, call, qli_subject_at(&section, index), usage);
+        status = qli_operation_report_locked(&section, call, subject, usage);
+    if (status == QL_OK && subject != NULL)
+        status = qli_suspects_note_locked(&section, subject, suspects);
     if (status != QL_OK)
         return qli_section_abandon(&section, status);
     qli_section_leave(&section);
     return QL_OK;
+}
+
+enum ql_status qli_operation_usage(const struct qli_call *call, const struct qli_name *name,
+                                   struct ql_usage *usage)
+{
+    struct qli_suspects suspects;
+    bool again = false;
+    qli_suspects_none(&suspects);
+    enum ql_status status = usage_once(call, name, usage, &suspects);
+    if (status == QL_OK)
+        status = qli_suspects_reap(call, qli_engine_shard_of(call->engine, name->hash), &suspects,
+                                   &again);
+    return status == QL_OK && again ? usage_once(call, name, usage, &suspects) : status;
 }

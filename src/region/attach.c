@@ -30,7 +30,8 @@
 #include "region/guard.h"
 #include "region/lockfile.h"
 
-#define ATTACH_WAIT_NS (5 * QLI_NS_PER_SECOND)
+#define ATTACH_WAIT_MS 5000
+#define TAKE_OVER_WAIT_MS 1000 /* well below what others wait for ATTACH, which is ours meanwhile */
 
 /* A second description of the lock file, which can own locks of its own. */
 static int reopen_lock(const struct qli_region *region)
@@ -40,7 +41,7 @@ static int reopen_lock(const struct qli_region *region)
     return qli_system_open(AT_FDCWD, path, O_RDWR, 0);
 }
 
-static enum ql_status enter_store(const struct qli_region *region, int *token_fd,
+static enum ql_status enter_store(const struct qli_region *region, int64_t wait_ms, int *token_fd,
                                   struct ql_error *error)
 {
     if (!qli_holder_is_lock_file(region, region->lock_fd))
@@ -48,14 +49,16 @@ static enum ql_status enter_store(const struct qli_region *region, int *token_fd
     *token_fd = reopen_lock(region);
     if (*token_fd < 0)
         return qli_place_refused(error, errno, "the lock file", " through /proc");
-    int64_t deadline_ns = qli_clock_boot_ns() + ATTACH_WAIT_NS;
+    int64_t deadline_ns = qli_clock_boot_ns() + wait_ms * QLI_NS_PER_MS;
     while (!qli_lockfile_take(*token_fd, QLI_BYTE_ATTACH)) {
         if (errno != EAGAIN && errno != EACCES)
             return qli_error(error, QL_E_STORE, errno, "cannot lock the lock file: %s",
                              strerror(errno));
-        if (qli_clock_boot_ns() > deadline_ns)
+        if (qli_clock_boot_ns() >= deadline_ns)
             return qli_error(error, QL_E_BUSY, 0,
-                             "another process has been opening the store for 5 s: is it stopped?");
+                             "another process has been opening the store for %lld ms: is it "
+                             "stopped?",
+                             (long long)wait_ms);
         struct timespec nap = {.tv_sec = 0, .tv_nsec = QLI_NS_PER_MS};
         nanosleep(&nap, NULL);
     }
@@ -298,7 +301,8 @@ static enum ql_status join(struct qli_region *region, int region_fd, int token_f
     if (status == QL_OK)
         status = hooks->check(hooks->context, error);
     if (status == QL_OK)
-        status = qli_holder_register(region, token_fd, hooks->reap, hooks->context, error);
+        status = qli_holder_register(region, token_fd, TAKE_OVER_WAIT_MS, hooks->reap,
+                                     hooks->context, error);
     if (status == QL_OK)
         qli_lockfile_give(token_fd, QLI_BYTE_ATTACH);
     else
@@ -313,7 +317,7 @@ enum ql_status qli_attach(struct qli_place *place, const struct qli_region_plan 
     int token_fd = -1;
     int region_fd = -1;
     struct qli_region_header header;
-    enum ql_status status = enter_store(region, &token_fd, error);
+    enum ql_status status = enter_store(region, ATTACH_WAIT_MS, &token_fd, error);
     if (status == QL_OK && region->has_name)
         status = find_region(place, region, token_fd, plan, &region_fd, &header, error);
     else if (status == QL_OK)
@@ -344,17 +348,18 @@ static enum ql_status is_current(const struct qli_region *region, int token_fd)
     return named ? QL_OK : QL_E_GONE;
 }
 
-enum ql_status qli_attach_child(struct qli_region *region, qli_holder_reaper reap, void *context)
+enum ql_status qli_attach_child(struct qli_region *region, int64_t wait_ms, qli_holder_reaper reap,
+                                void *context)
 {
     /* After a raw clone the parent's token is still open here and would keep
      * the parent alive for ever; after fork() it has been closed. */
     qli_holder_close_token(region);
     int token_fd = -1;
-    enum ql_status status = enter_store(region, &token_fd, NULL);
+    enum ql_status status = enter_store(region, wait_ms, &token_fd, NULL);
     if (status == QL_OK)
         status = is_current(region, token_fd);
     if (status == QL_OK)
-        status = qli_holder_register(region, token_fd, reap, context, NULL);
+        status = qli_holder_register(region, token_fd, wait_ms, reap, context, NULL);
     if (status == QL_OK)
         qli_lockfile_give(token_fd, QLI_BYTE_ATTACH);
     else if (token_fd >= 0)

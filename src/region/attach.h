@@ -35,6 +35,7 @@ enum ql_status qli_attach_compare(struct qli_place *place, const struct qli_regi
 
 /* Makes a forked child a holder of its parent's region. The caller has the
  * mutex of region->self. */
-enum ql_status qli_attach_child(struct qli_region *region, qli_holder_reaper reap, void *context);
+enum ql_status qli_attach_child(struct qli_region *region, int64_t wait_ms, qli_holder_reaper reap,
+                                void *context);
 
 #endif

@@ -26,9 +26,6 @@
 #include "region/guard.h"
 #include "region/lockfile.h"
 
-/* Well below what others wait for ATTACH, which is ours meanwhile. */
-#define TAKE_OVER_WAIT_NS QLI_NS_PER_SECOND
-
 static uint64_t raise_generation(struct qli_region *region, uint64_t slot)
 {
     struct qli_holder *holder = &region->holders[slot];
@@ -72,15 +69,15 @@ static enum ql_status take_slot(struct qli_region *region, int token_fd, bool cl
     return answer;
 }
 
-static enum ql_status find_slot(struct qli_region *region, int token_fd, qli_holder_reaper reap,
-                                void *context, uint64_t *self)
+static enum ql_status find_slot(struct qli_region *region, int token_fd, int64_t wait_ms,
+                                qli_holder_reaper reap, void *context, uint64_t *self)
 {
-    int64_t deadline_ns = qli_clock_boot_ns() + TAKE_OVER_WAIT_NS;
+    int64_t deadline_ns = qli_clock_boot_ns() + wait_ms * QLI_NS_PER_MS;
     for (;;) {
         enum ql_status status = take_slot(region, token_fd, true, reap, context, self);
         if (status == QL_E_FULL)
             status = take_slot(region, token_fd, false, reap, context, self);
-        if (status != QL_E_BUSY || qli_clock_boot_ns() > deadline_ns)
+        if (status != QL_E_BUSY || qli_clock_boot_ns() >= deadline_ns)
             return status;
         struct timespec nap = {.tv_sec = 0, .tv_nsec = QLI_NS_PER_MS};
         nanosleep(&nap, NULL);
@@ -103,11 +100,11 @@ static enum ql_status report_no_slot(const struct qli_region *region, enum ql_st
                      ql_status_text(status));
 }
 
-enum ql_status qli_holder_register(struct qli_region *region, int token_fd, qli_holder_reaper reap,
-                                   void *context, struct ql_error *error)
+enum ql_status qli_holder_register(struct qli_region *region, int token_fd, int64_t wait_ms,
+                                   qli_holder_reaper reap, void *context, struct ql_error *error)
 {
     uint64_t self;
-    enum ql_status status = find_slot(region, token_fd, reap, context, &self);
+    enum ql_status status = find_slot(region, token_fd, wait_ms, reap, context, &self);
     if (status != QL_OK)
         return report_no_slot(region, status, error);
     struct qli_holder *holder = &region->holders[qli_word_slot(self)];

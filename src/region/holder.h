@@ -21,8 +21,8 @@ typedef enum ql_status (*qli_holder_reaper)(void *context, uint64_t self);
  * repaired, its leases are reaped, and the process is known. The caller has the
  * mutex of region->self. QL_E_FULL: all slots are taken. QL_E_BUSY: all free
  * ones have leases that cannot be reaped now, as somebody stays in a lock. */
-enum ql_status qli_holder_register(struct qli_region *region, int token_fd, qli_holder_reaper reap,
-                                   void *context, struct ql_error *error);
+enum ql_status qli_holder_register(struct qli_region *region, int token_fd, int64_t wait_ms,
+                                   qli_holder_reaper reap, void *context, struct ql_error *error);
 
 /* Gives the slot up. What it held must have been released. */
 void qli_holder_detach(struct qli_region *region);

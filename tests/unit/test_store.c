@@ -11,12 +11,14 @@
 #include <cmocka.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "quotalite.h"
@@ -457,6 +459,34 @@ static void a_clock_that_forks(void **state)
     ql_close(ql);
 }
 
+/* Somebody is opening the store, for as long as it takes. */
+static void a_childs_first_call_keeps_its_deadline(void **state)
+{
+    (void)state;
+    struct ql *ql;
+    struct ql_options options = small_options();
+    char path[PATH_MAX];
+    options.admit_wait_ms = 10;
+    assert_int_equal(open_at(path_of("store"), options, &ql), QL_OK);
+    snprintf(path, sizeof path, "%s/lock", path_of("store"));
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    assert_true(fd >= 0);
+    assert_true(qli_lockfile_take(fd, QLI_BYTE_ATTACH));
+    pid_t pid = fork();
+    if (pid == 0) {
+        struct timespec begin, end;
+        clock_gettime(CLOCK_MONOTONIC, &begin);
+        enum ql_status status = ql_check(ql, "alice", NULL, NULL);
+        clock_gettime(CLOCK_MONOTONIC, &end);
+        _exit(status != QL_E_BUSY ? 1 : end.tv_sec - begin.tv_sec >= 4 ? 2 : 0);
+    }
+    int result;
+    assert_int_equal(waitpid(pid, &result, 0), pid);
+    assert_int_equal(result, 0);
+    close(fd);
+    ql_close(ql);
+}
+
 static void options_out_of_range(void **state)
 {
     (void)state;
@@ -575,6 +605,7 @@ int main(void)
         CASE(a_removed_region_is_noticed),
         CASE(a_visit_that_forks),
         CASE(a_clock_that_forks),
+        CASE(a_childs_first_call_keeps_its_deadline),
         CASE(options_out_of_range),
         CASE(interrupted_calls_are_made_again),
     };
