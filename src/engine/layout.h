@@ -112,15 +112,15 @@ struct qli_shared_limit {
 
 struct qli_shared_limits {
     uint64_t count;
+    uint64_t meter_count; /* of all meters that this list and those before it have named */
     struct qli_shared_limit limits[QL_LIMITS_MAX];
 };
 
 /* sequence chooses the live one of the two lists (its low bit) and is stored
- * last: a death while the other one is written changes nothing. A meter's name
- * is written before meter_count covers it. */
+ * last: a death while the other one is written changes nothing. meters has names
+ * up to the live list's meter_count; what stands behind them means nothing. */
 struct qli_limits_page {
     uint64_t sequence;
-    uint64_t meter_count;
     uint64_t deadlines; /* 1 once a lease with a maximum age was taken; never goes back */
     uint64_t omissions; /* admissions with an uncounted lease; atomic, no lock */
     char meters[QL_METERS_MAX][QLI_NAME_SIZE];

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * A change writes the list that is not in use, then stores the sequence: a
- * death before that store leaves the old list, and meters that no limit names
- * but that the same change, made again, will.
+ * death before that store leaves the old list with its meters.
  */
 #include "engine/limits.h"
 
@@ -65,7 +64,7 @@ static enum ql_status read_page(const struct qli_engine *engine, struct qli_limi
 {
     const struct qli_limits_page *page = engine->page;
     const struct qli_shared_limits *list = live_list(page);
-    uint64_t meter_count = __atomic_load_n(&page->meter_count, __ATOMIC_RELAXED);
+    uint64_t meter_count = __atomic_load_n(&list->meter_count, __ATOMIC_RELAXED);
     uint64_t count = __atomic_load_n(&list->count, __ATOMIC_RELAXED);
     if (meter_count > engine->geometry.meter_capacity || count > QL_LIMITS_MAX)
         return QL_E_CORRUPT;
@@ -176,8 +175,8 @@ static bool same_list(const struct qli_limits *store, const struct ql_limit *lim
     return same;
 }
 
-/* The meter's index, made if it is new. There is room: see new_meters. *count
- * is the page's meter_count as it was checked, which damage can't change. */
+/* The meter's index; it is named behind the others if it is new. There is room:
+ * see check_room. *count was checked, and damage can't change it. */
 static uint64_t name_meter(struct qli_limits_page *page, uint64_t *count, const char *name)
 {
     uint64_t meter = 0;
@@ -186,7 +185,7 @@ static uint64_t name_meter(struct qli_limits_page *page, uint64_t *count, const 
             return meter;
     }
     strncpy(page->meters[meter], name, QLI_NAME_SIZE);
-    __atomic_store_n(&page->meter_count, ++*count, __ATOMIC_RELEASE);
+    ++*count;
     return meter;
 }
 
@@ -204,6 +203,7 @@ static void write_list(struct qli_limits_page *page, uint64_t meter_count,
         if (limits[i].window != QL_WINDOW_NONE)
             shared->meter = name_meter(page, &meter_count, limits[i].meter);
     }
+    list->meter_count = meter_count;
     __atomic_store_n(&page->sequence, page->sequence + 1, __ATOMIC_RELEASE);
 }
 

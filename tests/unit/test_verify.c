@@ -297,7 +297,7 @@ static void c1_too_many_limits(struct scene *s)
 
 static void c1_a_limit_without_a_meter(struct scene *s)
 {
-    live_list(s)->limits[1].meter = s->page->meter_count;
+    live_list(s)->limits[1].meter = live_list(s)->meter_count;
 }
 
 static void c1_a_limit_is_none(struct scene *s)
@@ -307,7 +307,7 @@ static void c1_a_limit_is_none(struct scene *s)
 
 static void c1_too_many_meters(struct scene *s)
 {
-    s->page->meter_count = s->plant.engine.geometry.meter_capacity + 1;
+    live_list(s)->meter_count = s->plant.engine.geometry.meter_capacity + 1;
 }
 
 static void c1_two_meters_have_one_name(struct scene *s)
