@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import math
 import pickle
 import subprocess
 import sys
@@ -138,7 +139,11 @@ def test_a_slot_may_not_be_entered_twice(tracker: QuotaTracker) -> None:
     assert tracker.store.usage("alice").leases == 0
 
 
-def test_a_slot_may_be_left_on_another_thread(tracker: QuotaTracker) -> None:
+@pytest.mark.parametrize("given", [False, True], ids=["system clock", "given clock"])
+def test_a_slot_may_be_left_on_another_thread(
+    make_tracker: Make, clock: Clock, given: bool
+) -> None:
+    tracker = make_tracker(clock=clock if given else None)
     slot = tracker.acquire("alice")
     slot.__enter__()
     thread = threading.Thread(target=slot.__exit__, args=(None, None, None))
@@ -245,7 +250,7 @@ def test_store_admit_and_settle(store: Store) -> None:
     for refused in (store.admit, store.check):
         with pytest.raises(QuotaExceededError) as refusal:
             refused("acme/alice")
-        assert refusal.value.kind == "tokens_a_day"
+        assert (refusal.value.kind, refusal.value.level) == ("tokens_a_day", 2)
         assert refusal.value.limits[-1].remaining == 0
     store.acquire("acme/alice").release()
 
@@ -322,6 +327,14 @@ def test_many_subjects_are_listed_once(store: Store) -> None:
         listed = [info.subject for info in large.subjects()]
         assert (len(listed), set(listed)) == (1000, names)
         assert large.verify().subjects == 1000
+
+
+@pytest.mark.parametrize(
+    ("seconds", "milliseconds"),
+    [(None, 0), (0, -1), (-1.5, -1), (0.0001, 1), (0.25, 250), (math.inf, 2**62)],
+)
+def test_waits_in_seconds(seconds: float | None, milliseconds: int) -> None:
+    assert quotalite._store._wait_ms(seconds) == milliseconds
 
 
 def test_a_store_that_cannot_be_opened_says_what_to_do(tmp_path: Path) -> None:
