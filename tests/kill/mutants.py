@@ -148,10 +148,14 @@ def main():
         red = run_control(source, control, sorted({red_test(p) for p in patches}))
         print(f"control: {'green' if red is None else 'RED, ' + red}", flush=True)
         failures = red is not None
-        for patch in patches:
-            red = run_mutant(source, control, Path(folder) / patch.stem, patch)
-            print(f"{patch.stem}: {'NOT NOTICED' if red is None else 'red: ' + red}", flush=True)
-            failures += red is None
+
+        def run(patch):
+            return patch, run_mutant(source, control, Path(folder) / patch.stem, patch)
+
+        with ThreadPoolExecutor(2) as pool:
+            for patch, red in pool.map(run, patches):
+                print(f"{patch.stem}: {'NOT NOTICED' if red is None else 'red: ' + red}", flush=True)
+                failures += red is None
     return 1 if failures else 0
 
 
