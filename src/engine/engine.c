@@ -40,7 +40,8 @@ static uint64_t align_line(uint64_t value)
 }
 
 /* Subjects fall into shards by chance, so a shard has room for six standard
- * deviations above its share: one shard in a billion stores is full early. */
+ * deviations above its share: of the stores that are filled, one in some ten
+ * million has a shard that is full early. */
 static uint64_t shard_share(uint64_t total, uint64_t shards)
 {
     if (shards == 1)
