@@ -139,13 +139,14 @@ static enum ql_status check_region(void *context, struct ql_error *error)
 /* Another thread of the child may be registering, with a longer deadline. */
 static enum ql_status lock_self(struct qli_region *region, int64_t wait_ms)
 {
-    struct timespec deadline;
-    clock_gettime(CLOCK_MONOTONIC, &deadline);
-    int64_t ns = deadline.tv_nsec + (wait_ms > 0 ? wait_ms : 0) * QLI_NS_PER_MS;
-    deadline.tv_sec += ns / QLI_NS_PER_SECOND;
-    deadline.tv_nsec = ns % QLI_NS_PER_SECOND;
-    int failed = pthread_mutex_clocklock(&region->self->mutex, CLOCK_MONOTONIC, &deadline);
-    return failed == 0 ? QL_OK : QL_E_BUSY;
+    int64_t deadline_ns = qli_clock_boot_ns() + wait_ms * QLI_NS_PER_MS;
+    while (pthread_mutex_trylock(&region->self->mutex) != 0) {
+        if (qli_clock_boot_ns() >= deadline_ns)
+            return QL_E_BUSY;
+        struct timespec nap = {.tv_sec = 0, .tv_nsec = QLI_NS_PER_MS};
+        nanosleep(&nap, NULL);
+    }
+    return QL_OK;
 }
 
 static enum ql_status register_child(struct qli_store *store, int64_t wait_ms, uint64_t *self)
