@@ -102,7 +102,7 @@ def test_a_stream_that_nobody_reads_ends(own_service: Callable[..., Service]) ->
     stream = service.opened(user)
     assert stream.status == 200
     ended_once(service, user, service.price(select=["*"]))
-    assert service.seconds_held(user) >= 1
+    assert service.seconds_held(user) > 0.9  # the second began before the slot was taken
     # The kernel forgets a connection without a word; who speaks to it is told.
     with pytest.raises(ConnectionError):
         eventually(lambda: stream.connection.sock.send(b"x") == 0)  # type: ignore[attr-defined]
@@ -118,7 +118,7 @@ def test_a_stream_that_is_read_too_slowly_ends(own_service: Callable[..., Servic
     stream = service.opened(user)
     eventually(lambda: stream.read(64 * 1024) and service.usage(user)["concurrent"] == 0)
     ended_once(service, user, service.price(select=["*"]))
-    assert service.seconds_held(user) >= 1
+    assert service.seconds_held(user) > 0.9  # the second began before the slot was taken
     with pytest.raises((http.client.IncompleteRead, ConnectionError)):
         stream.read()
     hang_up(stream)
@@ -134,4 +134,4 @@ def test_a_query_that_does_not_end_ends(
     assert status == 504 and answer["error"] == "out_of_time"
     assert "within 1 s" in answer["message"]
     ended_once(service, user, service.price(select=["delay"]))
-    assert service.seconds_held(user) >= 1
+    assert service.seconds_held(user) > 0.9  # the second began before the slot was taken
