@@ -154,7 +154,9 @@ def main():
 
         with ThreadPoolExecutor(2) as pool:
             for patch, red in pool.map(run, patches):
-                print(f"{patch.stem}: {'NOT NOTICED' if red is None else 'red: ' + red}", flush=True)
+                print(
+                    f"{patch.stem}: {'NOT NOTICED' if red is None else 'red: ' + red}", flush=True
+                )
                 failures += red is None
     return 1 if failures else 0
 
