@@ -125,22 +125,17 @@ static enum ql_status admit_once(const struct qli_call *call, const struct qli_n
 {
     struct qli_section section;
     uint64_t index;
-    enum ql_status status =
-        qli_section_enter(call, qli_engine_shard_of(call->engine, name->hash), &section);
+    enum ql_status status = qli_subject_enter(call, name, &section, &index);
     if (status != QL_OK)
         return status;
-    status = qli_subject_find_locked(&section, name, &index);
     struct qli_subject *subject = qli_subject_at(&section, index);
-    size_t refusing = NOTHING_REFUSES;
-    if (status == QL_OK) {
+    size_t refusing = first_refusing(call, subject, admission);
+    if (refusing != NOTHING_REFUSES && subject != NULL &&
+        (call->limits->concurrent >> refusing & 1)) {
+        status = qli_lease_expire_locked(&section, call, subject);
+        if (status == QL_OK)
+            status = qli_suspects_note_locked(&section, subject, suspects);
         refusing = first_refusing(call, subject, admission);
-        if (refusing != NOTHING_REFUSES && subject != NULL &&
-            (call->limits->concurrent >> refusing & 1)) {
-            status = qli_lease_expire_locked(&section, call, subject);
-            if (status == QL_OK)
-                status = qli_suspects_note_locked(&section, subject, suspects);
-            refusing = first_refusing(call, subject, admission);
-        }
     }
     if (status == QL_OK && verdict != NULL)
         fill_verdict(call, subject, name, admission, refusing, verdict);

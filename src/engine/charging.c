@@ -7,25 +7,17 @@
 #include "engine/lease.h"
 #include "engine/operation.h"
 
-static enum ql_status find_or_insert(struct qli_section *section, const struct qli_call *call,
-                                     const struct qli_name *name, uint64_t *index)
-{
-    enum ql_status status = qli_subject_find_locked(section, name, index);
-    if (status == QL_OK && *index == 0)
-        status = qli_subject_insert_locked(section, name, call->day, index);
-    return status;
-}
-
 /* Stores: the subject's, if it is new; the cell's; the commit. */
 static enum ql_status charge_once(const struct qli_call *call, const struct qli_name *name,
-                                  uint64_t shard, struct qli_amount amount)
+                                  struct qli_amount amount)
 {
     struct qli_section section;
-    enum ql_status status = qli_section_enter(call, shard, &section);
+    uint64_t index;
+    enum ql_status status = qli_subject_enter(call, name, &section, &index);
     if (status != QL_OK)
         return status;
-    uint64_t index;
-    status = find_or_insert(&section, call, name, &index);
+    if (index == 0)
+        status = qli_subject_insert_locked(&section, name, call->day, &index);
     if (status != QL_OK)
         return qli_section_abandon(&section, status);
     struct qli_cell *cell = &qli_subject_at(&section, index)->cells[amount.meter];
@@ -38,12 +30,11 @@ static enum ql_status charge_once(const struct qli_call *call, const struct qli_
 enum ql_status qli_operation_charge(const struct qli_call *call, const struct qli_name *name,
                                     struct qli_amount amount)
 {
-    uint64_t shard = qli_engine_shard_of(call->engine, name->hash);
-    enum ql_status status = charge_once(call, name, shard, amount);
+    enum ql_status status = charge_once(call, name, amount);
     if (status != QL_E_FULL)
         return status;
-    status = qli_operation_make_room(call, shard);
-    return status == QL_OK ? charge_once(call, name, shard, amount) : status;
+    status = qli_operation_make_room(call, qli_engine_shard_of(call->engine, name->hash));
+    return status == QL_OK ? charge_once(call, name, amount) : status;
 }
 
 static enum ql_status why_ended(const struct qli_lease *slot, uint64_t generation)

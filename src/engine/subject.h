@@ -70,6 +70,22 @@ static inline uint64_t *qli_subject_bucket(const struct qli_section *section, ui
 enum ql_status qli_subject_find_locked(struct qli_section *section, const struct qli_name *name,
                                        uint64_t *index);
 
+/* Enters the name's shard and looks for the subject. Only after QL_OK is it
+ * entered. */
+static inline enum ql_status qli_subject_enter(const struct qli_call *call,
+                                               const struct qli_name *name,
+                                               struct qli_section *section, uint64_t *index)
+{
+    enum ql_status status =
+        qli_section_enter(call, qli_engine_shard_of(call->engine, name->hash), section);
+    if (status == QL_OK) {
+        status = qli_subject_find_locked(section, name, index);
+        if (__builtin_expect(status != QL_OK, 0))
+            return qli_section_abandon(section, status);
+    }
+    return status;
+}
+
 /* Makes the subject, undoably. Evicts an idle one, which is committed, if there
  * is no room: call it before the first store of an operation. QL_E_FULL. */
 enum ql_status qli_subject_insert_locked(struct qli_section *section, const struct qli_name *name,

@@ -64,14 +64,11 @@ static enum ql_status usage_once(const struct qli_call *call, const struct qli_n
 {
     struct qli_section section;
     uint64_t index;
-    enum ql_status status =
-        qli_section_enter(call, qli_engine_shard_of(call->engine, name->hash), &section);
+    enum ql_status status = qli_subject_enter(call, name, &section, &index);
     if (status != QL_OK)
         return status;
-    status = qli_subject_find_locked(&section, name, &index);
     struct qli_subject *subject = qli_subject_at(&section, index);
-    if (status == QL_OK)
-        status = qli_operation_report_locked(&section, call, subject, usage);
+    status = qli_operation_report_locked(&section, call, subject, usage);
     if (status == QL_OK && subject != NULL)
         status = qli_suspects_note_locked(&section, subject, suspects);
     if (status != QL_OK)

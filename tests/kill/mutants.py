@@ -26,6 +26,7 @@ PROGRAMS = {
         "processes_forks.c",
         "processes_holders.c",
         "processes_opening.c",
+        "processes_stopped.c",
         "scenario.c",
         "harness.c",
     ],

@@ -9,6 +9,10 @@
 static const struct kt_case cases[] = {
     {"stopped_holder", kt_process_stopped_holder},
     {"stopped_lease", kt_process_stopped_lease},
+    {"stopped_open", kt_process_stopped_open},
+    {"no_clean_slot", kt_process_no_clean_slot},
+    {"other_shard", kt_process_other_shard},
+    {"limits_lock", kt_process_limits_lock},
     {"four_holders", kt_process_four_holders},
     {"late_reaper", kt_process_late_reaper},
     {"row_13_dead_slot_free", kt_process_dead_slot_free},

@@ -7,9 +7,15 @@
 
 #include "scenario.h"
 
-/* processes_holders.c: holders that stop, die, or find no room. */
+/* processes_stopped.c: holders that are stopped inside a lock. */
 int kt_process_stopped_holder(void);
 int kt_process_stopped_lease(void);
+int kt_process_stopped_open(void);
+int kt_process_no_clean_slot(void);
+int kt_process_other_shard(void);
+int kt_process_limits_lock(void);
+
+/* processes_holders.c: holders that die, or find no room. */
 int kt_process_four_holders(void);
 int kt_process_late_reaper(void);
 int kt_process_dead_slot_free(void);

@@ -1,16 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Holders that are stopped, that die, whose slot is used again, or that find
- * no room.
+ * Holders that die, whose slot is used again, or that find no room.
  */
-#include <errno.h>
-#include <linux/futex.h>
 #include <sched.h>
 #include <signal.h>
-#include <string.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "engine/operation.h"
@@ -23,114 +16,6 @@ static _Noreturn void take_and_wait(struct ql *ql, int leases)
     kt_flags[0]++;
     for (;;)
         pause();
-}
-
-static void wait_for_stop(pid_t pid)
-{
-    int status;
-    KT_CHECK(waitpid(pid, &status, WUNTRACED) == pid && WIFSTOPPED(status), "it ended: %#x",
-             (unsigned)status);
-}
-
-/* ---- a lock holder that is stopped --------------------------------------- */
-
-static _Noreturn void charge_for_ever(void)
-{
-    struct ql *ql = kt_open_store();
-    for (;;)
-        kt_charge(ql, 1);
-}
-
-/* Stops the victim until it is stopped inside the lock of the only shard. */
-static uint64_t stop_in_lock(pid_t victim, const uint64_t *word)
-{
-    int64_t deadline_ns = kt_now_ns() + 2 * kt_deadline_ns;
-    for (;;) {
-        kill(victim, SIGSTOP);
-        wait_for_stop(victim);
-        uint64_t seen = __atomic_load_n(word, __ATOMIC_ACQUIRE);
-        if (seen != 0)
-            return seen;
-        KT_CHECK(kt_now_ns() < deadline_ns, "it was never stopped inside the lock");
-        kill(victim, SIGCONT);
-        sched_yield();
-    }
-}
-
-/* Nothing is stolen. The calls that gave up have left the waiters bit set. */
-static void check_busy(struct ql *ql, const uint64_t *word, uint64_t holder)
-{
-    struct ql_lease lease;
-    for (int i = 0; i < 3; i++) {
-        kt_expect(ql_charge(ql, "alice", "bytes", 1000000, NULL), QL_E_BUSY, "charge");
-        kt_expect(ql_acquire(ql, "alice", &lease, NULL), QL_E_BUSY, "acquire");
-        KT_CHECK(lease.epoch == 0 && lease.generation == 0, "a lease was given");
-        uint64_t seen = __atomic_load_n(word, __ATOMIC_ACQUIRE);
-        KT_CHECK((seen | QLI_WORD_WAITERS) == (holder | QLI_WORD_WAITERS), "the lock was stolen");
-    }
-}
-
-/* Sleeps as a waiter does, but for longer: only whoever gives the lock up ends
- * it. The victim is let go once we sleep. */
-static void check_wake(pid_t victim, const uint64_t *word)
-{
-    struct timespec long_ns = {.tv_sec = kt_deadline_ns / 1000000000};
-    uint32_t seen = (uint32_t)__atomic_load_n(word, __ATOMIC_ACQUIRE);
-    KT_CHECK(seen & QLI_WORD_WAITERS, "nobody waits");
-    pid_t helper = kt_fork();
-    if (helper == 0) {
-        struct timespec nap = {.tv_nsec = 20000000};
-        nanosleep(&nap, NULL);
-        _exit(kill(victim, SIGCONT));
-    }
-    long result = syscall(SYS_futex, word, FUTEX_WAIT, seen, &long_ns, NULL, 0);
-    KT_CHECK(result == 0 || errno == EAGAIN, "nobody woke the waiter: %s", strerror(errno));
-    kt_wait_success(helper);
-}
-
-int kt_process_stopped_holder(void)
-{
-    struct ql *ql = kt_open_room(16, 50);
-    struct ql *patient = kt_open_store();
-    struct kt_view view = kt_view_open(kt_directory);
-    const uint64_t *word = &view.region.guards[1].word;
-    pid_t victim = kt_fork();
-    if (victim == 0)
-        charge_for_ever();
-    check_busy(ql, word, stop_in_lock(victim, word));
-    check_wake(victim, word);
-    kt_expect(ql_charge(patient, "bob", "bytes", 1, NULL), QL_OK, "charge");
-    kt_end_process(victim);
-    kt_verify(patient);
-    KT_CHECK(kt_held(patient) == 0, "leases were left");
-    ql_close(patient);
-    ql_close(ql);
-    kt_view_close(&view);
-    return 0;
-}
-
-/* A stopped process keeps its lease, and loses it when it dies. */
-int kt_process_stopped_lease(void)
-{
-    struct ql *ql = kt_open_store();
-    struct ql_lease lease;
-    pid_t pid = kt_fork();
-    if (pid == 0) {
-        kt_take(ql);
-        raise(SIGSTOP);
-        _exit(1);
-    }
-    wait_for_stop(pid);
-    for (int i = 1; i < KT_SLOTS; i++)
-        kt_take(ql);
-    for (int i = 0; i < 1000; i++)
-        kt_expect(ql_acquire(ql, "alice", &lease, NULL), QL_REFUSED, "acquire");
-    KT_CHECK(kt_held(ql) == KT_SLOTS, "%lld leases", (long long)kt_held(ql));
-    kt_end_process(pid);
-    kt_await_held(ql, KT_SLOTS - 1);
-    kt_verify(ql);
-    ql_close(ql);
-    return 0;
 }
 
 /* ---- a table of 4 holders ------------------------------------------------ */
