@@ -59,7 +59,11 @@ static int enter_namespace(void **state)
         write_text("/proc/self/uid_map", map);
         write_text("/proc/self/gid_map", map);
     }
-    return mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL);
+    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0)
+        return 0;
+    fprintf(stderr, "cannot make / private (%s): is it a chroot that is no mount?\n",
+            strerror(errno));
+    return 1;
 }
 
 static int mount_disk(void **state)
