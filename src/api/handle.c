@@ -30,7 +30,7 @@ static enum ql_status read_options(const struct ql_options *given, struct ql_opt
         options->charge_wait_ms = DEFAULT_CHARGE_WAIT_MS;
     if (options->admit_wait_ms > WAIT_MS_MAX || options->charge_wait_ms > WAIT_MS_MAX)
         return qli_error(error, QL_E_INVALID, 0, "a wait is at most one day");
-    if (options->lease_max_age_ms < 0 || options->lease_max_age_ms > WAIT_MS_MAX * 366)
+    if (options->lease_max_age_ms < 0 || options->lease_max_age_ms > QLI_AGE_MS_MAX)
         return qli_error(error, QL_E_INVALID, 0, "lease_max_age_ms is 0 to one year");
     if ((options->wait_begin == NULL) != (options->wait_end == NULL))
         return qli_error(error, QL_E_INVALID, 0, "wait_begin and wait_end go together");

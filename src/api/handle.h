@@ -10,6 +10,9 @@
 #include "engine/limits.h"
 #include "rules/window.h"
 
+/* Of a maximum age and of a ttl: one year. */
+#define QLI_AGE_MS_MAX (INT64_C(1000) * 86400 * 366)
+
 struct ql {
     struct qli_store *store;
     struct ql_options options; /* with defaults filled in; limits are not kept */

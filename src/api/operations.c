@@ -128,12 +128,17 @@ enum ql_status ql_check(struct ql *ql, const char *subject, const char *limit,
     return status;
 }
 
+/* Whatever fails from here on, the caller has no lease. */
+static bool clear_lease(struct ql_lease *lease)
+{
+    if (lease != NULL)
+        *lease = (struct ql_lease){0};
+    return lease != NULL;
+}
+
 static enum ql_status take_lease(struct ql *ql, const char *subject, const struct wish *wish,
                                  struct ql_lease *lease, struct ql_verdict *verdict)
 {
-    if (lease == NULL)
-        return QL_E_INVALID;
-    *lease = (struct ql_lease){0};
     void *token;
     enum ql_status status =
         try_admit(ql, first_wait_ms(ql, ql->options.admit_wait_ms), subject, wish, lease, verdict);
@@ -147,7 +152,7 @@ static enum ql_status take_lease(struct ql *ql, const char *subject, const struc
 enum ql_status ql_acquire(struct ql *ql, const char *subject, struct ql_lease *lease,
                           struct ql_verdict *verdict)
 {
-    if (ql == NULL)
+    if (!clear_lease(lease) || ql == NULL)
         return QL_E_INVALID;
     const struct wish wish = {.age_ns = ql->options.lease_max_age_ms * QLI_NS_PER_MS};
     return take_lease(ql, subject, &wish, lease, verdict);
@@ -155,16 +160,15 @@ enum ql_status ql_acquire(struct ql *ql, const char *subject, struct ql_lease *l
 
 static bool request_valid(const struct ql_request *request)
 {
-    const int64_t one_year_ms = INT64_C(1000) * 86400 * 366;
     return request->size == sizeof *request && request->max_age_ms >= 0 &&
-           request->max_age_ms <= one_year_ms && request->ttl_ms >= 0 &&
-           request->ttl_ms <= one_year_ms && (request->max_age_ms == 0 || request->ttl_ms == 0);
+           request->max_age_ms <= QLI_AGE_MS_MAX && request->ttl_ms >= 0 &&
+           request->ttl_ms <= QLI_AGE_MS_MAX && (request->max_age_ms == 0 || request->ttl_ms == 0);
 }
 
 enum ql_status ql_admit(struct ql *ql, const char *subject, const struct ql_request *request,
                         struct ql_lease *lease, struct ql_verdict *verdict)
 {
-    if (ql == NULL || (request != NULL && !request_valid(request)))
+    if (!clear_lease(lease) || ql == NULL || (request != NULL && !request_valid(request)))
         return QL_E_INVALID;
     struct wish wish = {.budgets = true, .age_ns = ql->options.lease_max_age_ms * QLI_NS_PER_MS};
     if (request != NULL && request->ttl_ms > 0)

@@ -144,9 +144,10 @@ static void describe_lease(const struct qli_call *call, const struct qli_section
         .own = lease->holder == call->self,
         .timed = lease->holder == 0,
     };
+    /* It is not over, so something is left; 0 would say that it has no deadline. */
     if (lease->deadline_ns != 0)
         info->expires_in_ms =
-            (qli_engine_amount(lease->deadline_ns) - call->boot_ns) / QLI_NS_PER_MS;
+            1 + (qli_engine_amount(lease->deadline_ns) - call->boot_ns - 1) / QLI_NS_PER_MS;
 }
 
 static enum ql_status copy_lease_locked(const struct qli_call *call, struct qli_section *section,

@@ -3,6 +3,7 @@
  * Timed leases, renewing, and leases that end before they are settled.
  */
 #include <stdlib.h>
+#include <string.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -248,6 +249,21 @@ static void renewing_moves_the_deadline_by_the_ttl_from_now(void **state)
     assert_in_range(renewed, HOUR_MS - DEADLINE_S * 1000, HOUR_MS);
 }
 
+/* 0 says that a lease has no deadline. The lease may be over before it is seen. */
+static void the_last_millisecond_is_not_0(void **state)
+{
+    struct ql *ql = ((struct fixture *)*state)->ql;
+    time_t deadline = seconds_now() + DEADLINE_S;
+    int64_t left = -1;
+    while (left < 0) {
+        assert_true(seconds_now() < deadline);
+        take_timed(ql, "alice", 1);
+        assert_int_equal(ql_each_lease(ql, read_expiry, &left, NULL), QL_OK);
+        await_end(ql, "alice");
+    }
+    assert_int_equal(left, 1);
+}
+
 static void renewing_does_not_bring_back_what_is_over(void **state)
 {
     struct ql *ql = ((struct fixture *)*state)->ql;
@@ -276,6 +292,31 @@ static void bad_requests_are_refused(void **state)
     assert_int_equal(held(ql, "alice"), 0);
 }
 
+static void assert_no_lease(struct ql_lease *lease)
+{
+    const struct ql_lease none = {0};
+    assert_memory_equal(lease, &none, sizeof none);
+    memset(lease, 0xff, sizeof *lease);
+}
+
+static void whatever_fails_gives_no_lease(void **state)
+{
+    struct ql *ql = ((struct fixture *)*state)->ql;
+    const struct ql_request bad = {.size = sizeof bad, .ttl_ms = -1};
+    struct ql_lease lease;
+    memset(&lease, 0xff, sizeof lease);
+    assert_int_equal(ql_admit(ql, "alice", &bad, &lease, NULL), QL_E_INVALID);
+    assert_no_lease(&lease);
+    assert_int_equal(ql_admit(NULL, "alice", NULL, &lease, NULL), QL_E_INVALID);
+    assert_no_lease(&lease);
+    assert_int_equal(ql_acquire(NULL, "alice", &lease, NULL), QL_E_INVALID);
+    assert_no_lease(&lease);
+    assert_int_equal(ql_acquire(ql, "alice//", &lease, NULL), QL_E_SUBJECT);
+    assert_no_lease(&lease);
+    assert_int_equal(ql_acquire(ql, "alice", NULL, NULL), QL_E_INVALID);
+    assert_int_equal(held(ql, "alice"), 0);
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
 
 int main(void)
@@ -292,8 +333,10 @@ int main(void)
         CASE(a_timed_lease_counts_until_it_is_settled),
         CASE(a_timed_lease_outlives_its_process_and_belongs_to_nobody),
         CASE(renewing_moves_the_deadline_by_the_ttl_from_now),
+        CASE(the_last_millisecond_is_not_0),
         CASE(renewing_does_not_bring_back_what_is_over),
         CASE(bad_requests_are_refused),
+        CASE(whatever_fails_gives_no_lease),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
