@@ -50,11 +50,8 @@ static enum cli_exit run(struct cli *cli)
     struct ql_verdict verdict;
     const char *subject = cli->args[0];
     enum ql_status status = ql_check(cli->ql, subject, cli->limit, &verdict);
-    if (status == QL_E_LIMIT) {
-        return cli_fail_on(cli, status, cli->limit == NULL ? subject : cli->limit);
-    }
     if (status < 0) {
-        return cli_fail_on(cli, status, subject);
+        return cli_fail_on(cli, status, status == QL_E_LIMIT ? cli->limit : subject);
     }
     if (cli->json) {
         print_json(subject, status == QL_OK, &verdict);

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/siphash.h"
 #include "engine/limits.h"
+#include "region/lockfile.h"
 
 #define DEFAULT_SUBJECTS 65536u
 #define DEFAULT_METERS 4u
@@ -113,8 +114,9 @@ enum ql_status qli_engine_plan(const struct ql_options *options, struct qli_regi
     if (subjects > SUBJECTS_MAX || leases > SUBJECTS_MAX)
         return qli_error(error, QL_E_INVALID, 0, "max_subjects and max_leases are at most %u",
                          SUBJECTS_MAX);
-    if (holders > 32768)
-        return qli_error(error, QL_E_INVALID, 0, "max_holders is at most 32768");
+    if (holders > QLI_HOLDERS_MAX)
+        return qli_error(error, QL_E_INVALID, 0, "max_holders is at most %u",
+                         (unsigned)QLI_HOLDERS_MAX);
     if (meters > QL_METERS_MAX)
         return qli_error(error, QL_E_INVALID, 0, "max_meters is at most %d", QL_METERS_MAX);
     uint64_t shards = 1;

@@ -121,7 +121,7 @@ struct qli_shared_limits {
  * up to the live list's meter_count; what stands behind them means nothing. */
 struct qli_limits_page {
     uint64_t sequence;
-    uint64_t deadlines; /* 1 once a lease with a maximum age was taken; never goes back */
+    uint64_t deadlines; /* 1 from before a lease has the first one; atomic, no lock */
     uint64_t omissions; /* admissions with an uncounted lease; atomic, no lock */
     char meters[QL_METERS_MAX][QLI_NAME_SIZE];
     struct qli_shared_limits lists[2];

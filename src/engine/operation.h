@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The operations on quota state. Each is one change under one shard's lock,
- * ended by one commit. QL_E_BUSY from any of them: nothing was done.
+ * The operations on quota state. What one does to a subject or a lease is one
+ * change under one shard's lock, ended by one commit; QL_E_BUSY: it is not done.
+ * Each lease that it ends and each slot that it frees on the way is a change of
+ * its own.
  */
 #ifndef QLI_ENGINE_OPERATION_H
 #define QLI_ENGINE_OPERATION_H

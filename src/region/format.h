@@ -2,8 +2,8 @@
  *
  * The region's own records, as they stand in shared memory and in the file.
  * What the engine keeps in the body is in engine/layout.h. All offsets count
- * from the region's first byte. Fields are 64-bit words in the machine's byte
- * order, so that the undo log has one size of entry.
+ * from the region's first byte. What the undo log covers is 64-bit words, in the
+ * machine's byte order, so that the log has one size of entry.
  *
  *   header | holders | guards | body
  *
@@ -53,13 +53,12 @@ struct qli_region_header {
     uint64_t corrupt;            /* 0, or 1 once anybody found damage; never goes back */
 };
 
-/* One attached process. Written by the process that has the slot's byte.
- * attached: the generation that may hold leases, 0 for none; lowered by
- * whoever has reaped them all. The rest is for display. */
+/* One attached process. Written by the process that has the slot's byte; only
+ * attached is set to 0 by whoever has reaped its leases. */
 struct qli_holder {
-    uint64_t generation;
-    uint64_t attached;
-    uint64_t pid;
+    uint64_t generation; /* of the owner, or of the last one; 0: never used */
+    uint64_t attached;   /* the generation that may hold leases; 0: none */
+    uint64_t pid;        /* for display alone */
     uint64_t padding[5];
 };
 

@@ -112,8 +112,8 @@ class SubjectInfo(NamedTuple):
 
 
 class LeaseInfo(NamedTuple):
-    """A lease that is held. ``expires_in_ms`` is 0 without a
-    maximum age; ``pid`` is for display only."""
+    """A lease that is held. ``expires_in_ms`` is 0 without a maximum age or
+    deadline; ``pid`` is for display only, and 0 for a timed lease."""
 
     lease: str
     subject: str

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Quotas in a FastAPI application (0.118 or later)::
+"""Quotas in a FastAPI application (0.118 or later).
 
-quotalite.fastapi.install(app)
-scan_budget = quotalite.fastapi.budget(tracker, current_user)
+How an application uses it::
 
-@app.post("/scan")
-def scan(budget: Annotated[Budget, Depends(scan_budget)]): ...
-    budget.record_bytes(n)
+    quotalite.fastapi.install(app)
+    scan_budget = quotalite.fastapi.budget(tracker, current_user)
+
+    @app.post("/scan")
+    def scan(budget: Annotated[Budget, Depends(scan_budget)]):
+        ...
+        budget.record_bytes(n)
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@
  * owns the handle, lease.c and tracker.c stand on it, queue.c keeps what could
  * not be carried out yet, argument.c reads arguments, failure.c raises.
  *
- * All fields of all objects are guarded by the GIL. A ql_ call is made with
- * the GIL; the library gives it up through wait_begin only when it sleeps.
+ * All fields of all objects are guarded by the GIL. ql_open and ql_close are
+ * called without it. Every other ql_ call is made with it; those on one subject
+ * or lease give it up through wait_begin when they sleep.
  */
 #ifndef QUOTALITE_BINDING_H
 #define QUOTALITE_BINDING_H

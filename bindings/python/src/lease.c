@@ -156,8 +156,7 @@ static PyObject *lease_subject(PyObject *object, void *unused)
 static PyMethodDef methods[] = {
     {"settle", (PyCFunction)(void (*)(void))lease_settle, METH_FASTCALL | METH_KEYWORDS,
      "settle($self, charges=None)\n--\n\nCharges a dict of meter to amount and gives the slot "
-     "back, as one "
-     "step, once."},
+     "back, as one step,\nonce. True: it was late, the lease had ended before."},
     {"release", lease_release, METH_NOARGS, "release($self)\n--\n\nSettle with no charge."},
     {"__enter__", lease_enter, METH_NOARGS, "__enter__($self)\n--\n\nThe lease."},
     {"__exit__", (PyCFunction)(void (*)(void))lease_exit, METH_FASTCALL,
@@ -167,7 +166,7 @@ static PyMethodDef methods[] = {
 
 static PyGetSetDef properties[] = {
     {"text", lease_text, NULL, "The lease as text, as revoke() takes it.", NULL},
-    {"subject", lease_subject, NULL, "Who holds it.", NULL},
+    {"subject", lease_subject, NULL, "The subject that it was taken for.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
