@@ -62,4 +62,27 @@ static inline enum ql_status qli_handle_begin(struct ql *ql, int64_t wait_ms, st
     return QL_OK;
 }
 
+/* Where a call may sleep and the host wants to know, it is tried first without
+ * sleeping: QL_E_BUSY has done nothing, so the second try is the first that
+ * counts. How long the first one waits for a lock: */
+static inline int64_t qli_handle_first_wait_ms(const struct ql *ql, int64_t wait_ms)
+{
+    return __builtin_expect(ql->options.wait_begin != NULL, 0) ? -1 : wait_ms;
+}
+
+/* Whether to try again and sleep this time; the host has been told. */
+static inline bool qli_handle_begins_to_wait(const struct ql *ql, enum ql_status status,
+                                             int64_t wait_ms, void **token)
+{
+    if (__builtin_expect(status != QL_E_BUSY, 1) || ql->options.wait_begin == NULL || wait_ms < 0)
+        return false;
+    *token = ql->options.wait_begin(ql->options.context);
+    return true;
+}
+
+static inline void qli_handle_ends_to_wait(const struct ql *ql, void *token)
+{
+    ql->options.wait_end(ql->options.context, token);
+}
+
 #endif

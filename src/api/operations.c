@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The calls on one subject or lease. Where a call may sleep and the host wants
- * to know, it is tried first without sleeping: QL_E_BUSY has done nothing, so
- * the second try is the first that counts.
+ * The calls on one subject or lease. Each is a try, made twice where it has to
+ * wait and the host wants to know.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -14,27 +13,6 @@
 #include "engine/operation.h"
 
 #define UNCOUNTED_INDEX UINT64_MAX
-
-/* How long the first try of a call waits for a lock. */
-static int64_t first_wait_ms(const struct ql *ql, int64_t wait_ms)
-{
-    return __builtin_expect(ql->options.wait_begin != NULL, 0) ? -1 : wait_ms;
-}
-
-/* Whether to try again and sleep this time; the host has been told. */
-static bool begins_to_wait(const struct ql *ql, enum ql_status status, int64_t wait_ms,
-                           void **token)
-{
-    if (__builtin_expect(status != QL_E_BUSY, 1) || ql->options.wait_begin == NULL || wait_ms < 0)
-        return false;
-    *token = ql->options.wait_begin(ql->options.context);
-    return true;
-}
-
-static void ends_to_wait(const struct ql *ql, void *token)
-{
-    ql->options.wait_end(ql->options.context, token);
-}
 
 static enum ql_status begin_with_subject(struct ql *ql, int64_t wait_ms, const char *subject,
                                          struct qli_call *call, struct qli_name *name)
@@ -119,11 +97,11 @@ enum ql_status ql_check(struct ql *ql, const char *subject, const char *limit,
     if (ql == NULL)
         return QL_E_INVALID;
     void *token;
-    enum ql_status status =
-        try_check(ql, first_wait_ms(ql, ql->options.admit_wait_ms), subject, limit, verdict);
-    if (begins_to_wait(ql, status, ql->options.admit_wait_ms, &token)) {
+    enum ql_status status = try_check(ql, qli_handle_first_wait_ms(ql, ql->options.admit_wait_ms),
+                                      subject, limit, verdict);
+    if (qli_handle_begins_to_wait(ql, status, ql->options.admit_wait_ms, &token)) {
         status = try_check(ql, ql->options.admit_wait_ms, subject, limit, verdict);
-        ends_to_wait(ql, token);
+        qli_handle_ends_to_wait(ql, token);
     }
     return status;
 }
@@ -140,11 +118,11 @@ static enum ql_status take_lease(struct ql *ql, const char *subject, const struc
                                  struct ql_lease *lease, struct ql_verdict *verdict)
 {
     void *token;
-    enum ql_status status =
-        try_admit(ql, first_wait_ms(ql, ql->options.admit_wait_ms), subject, wish, lease, verdict);
-    if (begins_to_wait(ql, status, ql->options.admit_wait_ms, &token)) {
+    enum ql_status status = try_admit(ql, qli_handle_first_wait_ms(ql, ql->options.admit_wait_ms),
+                                      subject, wish, lease, verdict);
+    if (qli_handle_begins_to_wait(ql, status, ql->options.admit_wait_ms, &token)) {
         status = try_admit(ql, ql->options.admit_wait_ms, subject, wish, lease, verdict);
-        ends_to_wait(ql, token);
+        qli_handle_ends_to_wait(ql, token);
     }
     return status;
 }
@@ -215,11 +193,11 @@ enum ql_status ql_settle(struct ql *ql, struct ql_lease lease, const struct ql_c
     if (ql == NULL || count > QL_METERS_MAX || (count > 0 && charges == NULL))
         return QL_E_INVALID;
     void *token;
-    enum ql_status status =
-        try_settle(ql, first_wait_ms(ql, ql->options.charge_wait_ms), &lease, charges, count);
-    if (begins_to_wait(ql, status, ql->options.charge_wait_ms, &token)) {
+    enum ql_status status = try_settle(ql, qli_handle_first_wait_ms(ql, ql->options.charge_wait_ms),
+                                       &lease, charges, count);
+    if (qli_handle_begins_to_wait(ql, status, ql->options.charge_wait_ms, &token)) {
         status = try_settle(ql, ql->options.charge_wait_ms, &lease, charges, count);
-        ends_to_wait(ql, token);
+        qli_handle_ends_to_wait(ql, token);
     }
     return status;
 }
@@ -247,10 +225,10 @@ static enum ql_status call_on_lease(struct ql *ql, const struct ql_lease *lease,
         return QL_E_INVALID;
     void *token;
     enum ql_status status =
-        try_lease(ql, first_wait_ms(ql, ql->options.charge_wait_ms), lease, operation);
-    if (begins_to_wait(ql, status, ql->options.charge_wait_ms, &token)) {
+        try_lease(ql, qli_handle_first_wait_ms(ql, ql->options.charge_wait_ms), lease, operation);
+    if (qli_handle_begins_to_wait(ql, status, ql->options.charge_wait_ms, &token)) {
         status = try_lease(ql, ql->options.charge_wait_ms, lease, operation);
-        ends_to_wait(ql, token);
+        qli_handle_ends_to_wait(ql, token);
     }
     return status;
 }
@@ -287,11 +265,11 @@ enum ql_status ql_charge(struct ql *ql, const char *subject, const char *meter, 
     if (ql == NULL || meter == NULL || amount < 0 || operation_id != NULL)
         return QL_E_INVALID;
     void *token;
-    enum ql_status status =
-        try_charge(ql, first_wait_ms(ql, ql->options.charge_wait_ms), subject, meter, amount);
-    if (begins_to_wait(ql, status, ql->options.charge_wait_ms, &token)) {
+    enum ql_status status = try_charge(ql, qli_handle_first_wait_ms(ql, ql->options.charge_wait_ms),
+                                       subject, meter, amount);
+    if (qli_handle_begins_to_wait(ql, status, ql->options.charge_wait_ms, &token)) {
         status = try_charge(ql, ql->options.charge_wait_ms, subject, meter, amount);
-        ends_to_wait(ql, token);
+        qli_handle_ends_to_wait(ql, token);
     }
     return status;
 }
@@ -311,10 +289,10 @@ enum ql_status ql_usage(struct ql *ql, const char *subject, struct ql_usage *usa
         return QL_E_INVALID;
     void *token;
     enum ql_status status =
-        try_usage(ql, first_wait_ms(ql, ql->options.admit_wait_ms), subject, usage);
-    if (begins_to_wait(ql, status, ql->options.admit_wait_ms, &token)) {
+        try_usage(ql, qli_handle_first_wait_ms(ql, ql->options.admit_wait_ms), subject, usage);
+    if (qli_handle_begins_to_wait(ql, status, ql->options.admit_wait_ms, &token)) {
         status = try_usage(ql, ql->options.admit_wait_ms, subject, usage);
-        ends_to_wait(ql, token);
+        qli_handle_ends_to_wait(ql, token);
     }
     return status;
 }

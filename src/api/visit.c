@@ -40,14 +40,26 @@ struct walk {
     void *context;
 };
 
-/* Copies the slots from *next on; *next is then the first not looked at. */
-static enum ql_status copy_batch(const struct walk *walk, uint64_t shard, uint64_t *next,
-                                 struct copy copies[BATCH], size_t *count)
+/* Begins a call that waits for no lock but that of the limits. */
+static enum ql_status begin(struct ql *ql, struct qli_call *call)
+{
+    void *token;
+    int64_t wait_ms = ql->options.admit_wait_ms;
+    enum ql_status status = qli_handle_begin(ql, qli_handle_first_wait_ms(ql, wait_ms), call);
+    if (qli_handle_begins_to_wait(ql, status, wait_ms, &token)) {
+        status = qli_handle_begin(ql, wait_ms, call);
+        qli_handle_ends_to_wait(ql, token);
+    }
+    return status;
+}
+
+static enum ql_status try_batch(const struct walk *walk, int64_t wait_ms, uint64_t shard,
+                                uint64_t *next, struct copy copies[BATCH], size_t *count)
 {
     struct qli_call call;
     struct qli_section section;
     *count = 0;
-    enum ql_status status = qli_handle_begin(walk->ql, walk->ql->options.admit_wait_ms, &call);
+    enum ql_status status = qli_handle_begin(walk->ql, wait_ms, &call);
     if (status == QL_OK)
         status = qli_section_enter(&call, shard, &section);
     if (status != QL_OK)
@@ -61,6 +73,22 @@ static enum ql_status copy_batch(const struct walk *walk, uint64_t shard, uint64
     }
     qli_section_leave(&section);
     return QL_OK;
+}
+
+/* Copies the slots from *next on; *next is then the first not looked at. */
+static enum ql_status copy_batch(const struct walk *walk, uint64_t shard, uint64_t *next,
+                                 struct copy copies[BATCH], size_t *count)
+{
+    void *token;
+    const struct ql *ql = walk->ql;
+    int64_t wait_ms = ql->options.admit_wait_ms;
+    enum ql_status status =
+        try_batch(walk, qli_handle_first_wait_ms(ql, wait_ms), shard, next, copies, count);
+    if (qli_handle_begins_to_wait(ql, status, wait_ms, &token)) {
+        status = try_batch(walk, wait_ms, shard, next, copies, count);
+        qli_handle_ends_to_wait(ql, token);
+    }
+    return status;
 }
 
 static enum ql_status walk_shard(const struct walk *walk, uint64_t shard, int *stopped)
@@ -83,7 +111,7 @@ static enum ql_status walk_all(const struct walk *walk, int *stopped)
     struct qli_call call;
     stopped = stopped != NULL ? stopped : &unused;
     *stopped = 0;
-    enum ql_status status = qli_handle_begin(walk->ql, walk->ql->options.admit_wait_ms, &call);
+    enum ql_status status = begin(walk->ql, &call);
     if (status == QL_OK && qli_operation_reap_dead(&call, QLI_NO_SHARD) == QL_E_CORRUPT)
         status = QL_E_CORRUPT;
     uint64_t shards = walk->ql->store->engine.geometry.shard_count;
@@ -191,7 +219,7 @@ enum ql_status ql_limits(struct ql *ql, struct ql_limit *limits, size_t *count)
     struct qli_call call;
     if (ql == NULL || limits == NULL || count == NULL)
         return QL_E_INVALID;
-    enum ql_status status = qli_handle_begin(ql, ql->options.admit_wait_ms, &call);
+    enum ql_status status = begin(ql, &call);
     if (status != QL_OK)
         return status;
     *count = call.limits->count;
@@ -199,14 +227,28 @@ enum ql_status ql_limits(struct ql *ql, struct ql_limit *limits, size_t *count)
     return QL_OK;
 }
 
-enum ql_status ql_verify(struct ql *ql, struct ql_verify_report *report, struct ql_error *error)
+static enum ql_status try_verify(struct ql *ql, int64_t wait_ms, struct ql_verify_report *report,
+                                 struct ql_error *error)
 {
     struct qli_call call;
-    struct ql_verify_report unused;
-    if (ql == NULL)
-        return qli_error(error, QL_E_INVALID, 0, "the handle is NULL");
-    enum ql_status status = qli_handle_begin(ql, ql->options.charge_wait_ms, &call);
+    enum ql_status status = qli_handle_begin(ql, wait_ms, &call);
     if (status != QL_OK)
         return qli_error(error, status, 0, "%s", ql_status_text(status));
-    return qli_verify(&call, report != NULL ? report : &unused, error);
+    return qli_verify(&call, report, error);
+}
+
+enum ql_status ql_verify(struct ql *ql, struct ql_verify_report *report, struct ql_error *error)
+{
+    struct ql_verify_report unused;
+    void *token;
+    if (ql == NULL)
+        return qli_error(error, QL_E_INVALID, 0, "the handle is NULL");
+    report = report != NULL ? report : &unused;
+    int64_t wait_ms = ql->options.charge_wait_ms;
+    enum ql_status status = try_verify(ql, qli_handle_first_wait_ms(ql, wait_ms), report, error);
+    if (qli_handle_begins_to_wait(ql, status, wait_ms, &token)) {
+        status = try_verify(ql, wait_ms, report, error);
+        qli_handle_ends_to_wait(ql, token);
+    }
+    return status;
 }

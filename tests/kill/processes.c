@@ -13,6 +13,7 @@ static const struct kt_case cases[] = {
     {"no_clean_slot", kt_process_no_clean_slot},
     {"other_shard", kt_process_other_shard},
     {"limits_lock", kt_process_limits_lock},
+    {"host_told", kt_process_host_told},
     {"four_holders", kt_process_four_holders},
     {"late_reaper", kt_process_late_reaper},
     {"row_13_dead_slot_free", kt_process_dead_slot_free},

@@ -14,6 +14,7 @@ int kt_process_stopped_open(void);
 int kt_process_no_clean_slot(void);
 int kt_process_other_shard(void);
 int kt_process_limits_lock(void);
+int kt_process_host_told(void);
 
 /* processes_holders.c: holders that die, or find no room. */
 int kt_process_four_holders(void);

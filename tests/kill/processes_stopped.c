@@ -309,3 +309,87 @@ int kt_process_limits_lock(void)
     kt_view_close(&view);
     return 0;
 }
+
+/* ---- telling the host ------------------------------------------------------ */
+
+static void *begin_wait(void *context)
+{
+    (void)context;
+    kt_flags[5]++;
+    return (void *)&kt_flags[6];
+}
+
+static void end_wait(void *context, void *token)
+{
+    (void)context;
+    KT_CHECK(token == &kt_flags[6], "another token came back");
+    kt_flags[6]++;
+}
+
+static void expect_told(enum ql_status status, const char *what)
+{
+    kt_expect(status, QL_E_BUSY, what);
+    KT_CHECK(kt_flags[5] == 1 && kt_flags[6] == 1, "%s: the host was told %lld and %lld times",
+             what, (long long)kt_flags[5], (long long)kt_flags[6]);
+    kt_flags[5] = kt_flags[6] = 0;
+}
+
+static int visit_subject(void *context, const struct ql_subject_info *info)
+{
+    (void)context;
+    (void)info;
+    return 0;
+}
+
+static int visit_lease(void *context, const struct ql_lease_info *info)
+{
+    (void)context;
+    (void)info;
+    return 0;
+}
+
+static void call_all(struct ql *ql, struct ql_lease lease)
+{
+    struct ql_lease taken;
+    struct ql_usage usage;
+    expect_told(ql_check(ql, "alice", NULL, NULL), "check");
+    expect_told(ql_acquire(ql, "alice", &taken, NULL), "acquire");
+    expect_told(ql_admit(ql, "alice", NULL, &taken, NULL), "admit");
+    expect_told(ql_charge(ql, "alice", "bytes", 1, NULL), "charge");
+    expect_told(ql_usage(ql, "alice", &usage), "usage");
+    expect_told(ql_settle(ql, lease, NULL, 0), "settle");
+    expect_told(ql_renew(ql, lease), "renew");
+    expect_told(ql_revoke(ql, lease), "revoke");
+    expect_told(ql_each_subject(ql, visit_subject, NULL, NULL), "each_subject");
+    expect_told(ql_each_lease(ql, visit_lease, NULL, NULL), "each_lease");
+    expect_told(ql_verify(ql, NULL, NULL), "verify");
+}
+
+/* Each call that sleeps for a lock tells the host before and after. */
+int kt_process_host_told(void)
+{
+    struct ql_options options = kt_options(kt_clock_ns, KT_SLOTS, 16);
+    struct ql_limit limits[QL_LIMITS_MAX];
+    struct ql_lease lease;
+    size_t count;
+    options.admit_wait_ms = SHORT_MS;
+    options.charge_wait_ms = SHORT_MS;
+    options.wait_begin = begin_wait;
+    options.wait_end = end_wait;
+    struct ql *ql = kt_open(kt_directory, &options);
+    pid_t holder = hold_guard(ql, 0);
+    expect_told(ql_limits(ql, limits, &count), "limits");
+    expect_told(ql_each_subject(ql, visit_subject, NULL, NULL), "each_subject");
+    kt_end_process(holder);
+    KT_CHECK(ql_limits(ql, limits, &count) == QL_OK, "limits");
+    KT_CHECK(ql_acquire(ql, "alice", &lease, NULL) == QL_OK, "acquire");
+    kt_flags[0] = kt_flags[5] = kt_flags[6] = 0;
+    holder = hold_guard(ql, 1);
+    call_all(ql, lease);
+    kt_end_process(holder);
+    KT_CHECK(ql_release(ql, lease) == QL_OK, "release");
+    kt_await_held(ql, 0);
+    kt_verify(ql);
+    ql_close(ql);
+    return 0;
+}

@@ -5,8 +5,8 @@
  * not be carried out yet, argument.c reads arguments, failure.c raises.
  *
  * All fields of all objects are guarded by the GIL. ql_open and ql_close are
- * called without it. Every other ql_ call is made with it; those on one subject
- * or lease give it up through wait_begin when they sleep.
+ * called without it, every other ql_ call with it: the library gives it up
+ * through wait_begin only when it sleeps.
  */
 #ifndef QUOTALITE_BINDING_H
 #define QUOTALITE_BINDING_H
