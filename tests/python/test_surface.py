@@ -367,6 +367,16 @@ def general(store: Store) -> str:
 """
 
 
+def test_a_text_that_says_what_to_do_gets_no_second_advice(store_path: str) -> None:
+    meters = [quotalite.Limit(f"daily_{name}", 1, name, "day") for name in ("a", "b")]
+    with quotalite.Store(store_path, meters[:1], max_meters=1) as store:
+        with pytest.raises(quotalite.Error) as failed:
+            quotalite.Store(store_path, meters, replace_limits=True)
+        assert str(failed.value).endswith("with max_meters of at least 2 (QL_E_FULL)")
+        with pytest.raises(quotalite.Error, match="declare a limit on this meter"):
+            store.charge("alice", "b", 1)
+
+
 def test_the_stubs_serve_a_strict_type_checker(tmp_path: Path) -> None:
     sample = tmp_path / "sample.py"
     sample.write_text(SAMPLE)

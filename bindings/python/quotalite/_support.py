@@ -139,7 +139,7 @@ class VerifyReport(NamedTuple):
 # ---- called by the extension ------------------------------------------------
 
 _WHAT_TO_DO = {
-    "QL_E_FULL": "open a larger store (max_subjects, max_leases), or wait until leases end",
+    "QL_E_FULL": "make a larger store (max_subjects, max_leases), or wait until leases end",
     "QL_E_BUSY": "look for a stopped process that has the store open; then try again",
     "QL_E_LIMIT": "use the name of a windowed limit, as Store.limits() lists them",
     "QL_E_METER": "declare a limit on this meter, or use a declared one",
@@ -149,11 +149,16 @@ _WHAT_TO_DO = {
 
 
 def failure(status: str, text: str) -> Exception:
-    """The exception for a failed call."""
+    """The exception for a failed call whose text says what to do."""
     if status in ("QL_E_SUBJECT", "QL_E_INVALID"):
         return ValueError(f"{text} ({status})")
+    return Error(status, text)
+
+
+def failure_with_hint(status: str, text: str) -> Exception:
+    """The same where the text is the status' own and says what is wrong alone."""
     hint = _WHAT_TO_DO.get(status)
-    return Error(status, f"{text}: {hint}" if hint and hint not in text else text)
+    return failure(status, f"{text}: {hint}" if hint else text)
 
 
 def refusal(

@@ -97,7 +97,8 @@ bool argument_amount(PyObject *amount, int64_t *value);
 
 /* ---- failure.c --------------------------------------------------------- */
 
-/* Raises what a negative status means. Always NULL. */
+/* Raises what a negative status means; text is ql_open's or ql_verify's own.
+ * Always NULL. */
 PyObject *failure_raise(enum ql_status status);
 PyObject *failure_raise_text(enum ql_status status, const char *text);
 

@@ -22,7 +22,8 @@ PyObject *failure_raise_text(enum ql_status status, const char *text)
 
 PyObject *failure_raise(enum ql_status status)
 {
-    return failure_raise_text(status, ql_status_text(status));
+    return raise_made(PyObject_CallMethod(quotalite.support, "failure_with_hint", "ss",
+                                          ql_status_name(status), ql_status_text(status)));
 }
 
 PyObject *failure_refused(const struct ql_verdict *verdict)
