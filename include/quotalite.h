@@ -24,7 +24,8 @@
  * Words
  *   subject  who is charged: 1 to 4 segments joined by '/', 1 to 255 bytes of
  *            valid UTF-8, no empty segment, no control character. The only
- *            escapes are %25 and %2F; a '%' that starts neither is refused.
+ *            escapes are %25 and %2F; a '%' that starts neither is refused. Each
+ *            whole subject is counted by itself, whatever segments others share.
  *   meter    what is counted: a name and an int64_t amount.
  *   limit    a named cap, either on leases held at once (concurrent) or on a
  *            meter's amount per calendar window (windowed; UTC).
@@ -34,13 +35,21 @@
  *            all of them.
  *   store    where the state lives: "memory:" or a directory on a local file
  *            system. A process that opens the same directory shares the budget.
+ *   epoch    the life of a store's region: from its making to a reboot, or until
+ *            somebody removes it.
  *   holder   one attached process.
  *
  * Results
  *   Every call that can fail returns enum ql_status: QL_OK (0) is done and
- *   allowed, QL_REFUSED (1) and QL_LATE (2) are answers, failures are negative. Whoever tests
- *   for 0 fails closed. Unless a call says otherwise, a failure has changed
- *   nothing and gives the caller nothing to free.
+ *   allowed, QL_REFUSED (1) and QL_LATE (2) are answers, failures are negative.
+ *   Whoever tests for 0 fails closed. Unless a call says otherwise, a failure has
+ *   changed nothing and gives the caller nothing to free; what it would have
+ *   filled in (a verdict, a usage, a report) then means nothing.
+ *   Each call names the answers that are its own. Besides them a call on a handle
+ *   may return QL_E_INVALID (NULL where that is not allowed), QL_E_CORRUPT,
+ *   QL_E_GONE, QL_E_DETACHED, QL_E_CLOCK and QL_E_NOMEM (the limits have changed);
+ *   and the first one in a forked child, which has to become a holder,
+ *   QL_E_FULL (max_holders), QL_E_BUSY, QL_E_STORE and QL_E_SYSTEM.
  *
  * Threads, processes, forks
  *   A handle may be used by any number of threads at once, until ql_close. The
@@ -56,10 +65,17 @@
  *   store: calls return QL_E_DETACHED within a second, and its leases end.
  *
  * Blocking
- *   Calls wait only for the lock of a shard, which another thread or process
- *   holds for well under a microsecond unless it is stopped (SIGSTOP). They
- *   give up at their deadline (options.admit_wait_ms, options.charge_wait_ms)
- *   with QL_E_BUSY, and have then changed nothing.
+ *   Calls wait only for locks: that of a shard, and that of the limits where they
+ *   have changed. Another thread or process holds one for well under a
+ *   microsecond; for as long as it takes to walk the shard where it makes room,
+ *   ends leases of the dead, or verifies; and on and on if it is stopped
+ *   (SIGSTOP). The deadline of each wait is options.admit_wait_ms or
+ *   options.charge_wait_ms. QL_E_BUSY: it has passed, and the call has changed
+ *   nothing. A call waits once as a rule, but some times over where it has to make
+ *   room.
+ *   ql_open and ql_close say for themselves how long they wait; the first call in
+ *   a forked child enters the store and waits as ql_open does. While a thread is
+ *   in ql_open or ql_close, those of other threads wait for it, and so does fork().
  *
  * Units
  *   Amounts are int64_t, not negative; totals saturate at 2^63-1. Times are
@@ -180,15 +196,18 @@ struct ql_options {
      * limits that would name more than max_meters in all are QL_E_FULL: make a
      * store with room for those that later releases of a program will count. */
     uint32_t max_subjects; /* default 65536; 1 to 16777216 */
-    uint32_t max_leases;   /* default max_subjects */
+    uint32_t max_leases;   /* default max_subjects; 1 to 16777216 */
     uint32_t max_meters;   /* to QL_METERS_MAX; default 2 more than the limits name, 4 at least */
     uint32_t max_holders;  /* default 1024; 1 to 32768 processes at once */
 
     enum ql_when_full when_full; /* of this handle */
 
-    int64_t lease_max_age_ms; /* of leases taken by this handle; 0: no maximum */
-    int64_t admit_wait_ms;    /* for the lock; default 100; -1: do not wait */
-    int64_t charge_wait_ms; /* for the lock, in charge and settle; default 5000; -1: do not wait */
+    /* Of the held leases that this handle takes, to 366 days; 0: no maximum. */
+    int64_t lease_max_age_ms;
+
+    /* For a lock, to one day; -1: do not wait. Default 100 and 5000. */
+    int64_t admit_wait_ms;  /* in check, acquire, admit, usage, limits and visits */
+    int64_t charge_wait_ms; /* in charge, settle, release, renew, revoke and verify */
 
     /* A clock for tests: nanoseconds since the Unix epoch, negative for "no
      * time" (QL_E_CLOCK). A store is made for the system clock or for an
@@ -198,7 +217,8 @@ struct ql_options {
 
     /* Called on the caller's thread before a call goes to sleep for a lock and
      * after it woke, so that an interpreter can give up its own lock meanwhile.
-     * What the first returns the second receives. Both or neither. */
+     * What the first returns the second receives. Both or neither. Not called in
+     * ql_open and ql_close, nor where a forked child enters the store. */
     void *(*wait_begin)(void *context);
     void (*wait_end)(void *context, void *token);
 
@@ -236,7 +256,9 @@ struct ql;
  * NULL, says what to do. Blocks while another process makes or enters the
  * same store, 5 s at most (then QL_E_BUSY). One that is stopped inside the lock
  * of a shard is in nobody's way here, unless no holder's slot is free but those
- * of the dead whose leases that lock covers (QL_E_BUSY after 1 s).
+ * of the dead whose leases that lock covers (QL_E_BUSY after 1 s). One that is
+ * stopped inside the lock of the limits is in the way of an open that gives some
+ * (QL_E_BUSY after 5 s).
  *
  * QL_E_INVALID, QL_E_LIMITS, QL_E_VERSION, QL_E_CLOCK, QL_E_CORRUPT,
  * QL_E_STORE, QL_E_BUSY, QL_E_FULL, QL_E_SYSTEM, QL_E_NOMEM. */
@@ -244,8 +266,11 @@ QL_API QL_MUST_USE enum ql_status ql_open(const char *store, const struct ql_opt
                                           struct ql **ql, struct ql_error *error);
 
 /* Closes the handle. No other thread may be in a call with it. The last close
- * of a store in a process releases the leases that the process still holds.
- * NULL is allowed. */
+ * of a store in a process releases the leases that the process still holds; in
+ * a forked child that made no call they are the parent's, and stay. Waits 0.1 s
+ * at most for each lock that is held by a process that does not go on; leases
+ * behind it are then ended as those of the dead, by whoever looks next. NULL is
+ * allowed. */
 QL_API void ql_close(struct ql *ql);
 
 /* ---- verdicts ---------------------------------------------------------- */
@@ -295,9 +320,9 @@ struct ql_charge {
 /* What an admit asks for. Zero means the default. */
 struct ql_request {
     size_t size;        /* sizeof(struct ql_request) */
-    int64_t max_age_ms; /* of a held lease; 0: the handle's lease_max_age_ms */
-    int64_t ttl_ms;     /* > 0: a timed lease, until so long after it was taken or renewed; 1 ms to
-                         * one year. max_age_ms must be 0. */
+    int64_t max_age_ms; /* of a held lease, to 366 days; 0: the handle's lease_max_age_ms */
+    int64_t ttl_ms;     /* > 0: a timed lease, until so long after it was taken or renewed, to
+                         * 366 days. max_age_ms must be 0. */
 };
 
 #define QL_REQUEST_INIT                                                                            \
@@ -322,7 +347,11 @@ QL_API QL_MUST_USE enum ql_status ql_check(struct ql *ql, const char *subject, c
 QL_API QL_MUST_USE enum ql_status ql_acquire(struct ql *ql, const char *subject,
                                              struct ql_lease *lease, struct ql_verdict *verdict);
 
-/* Check of all limits and acquire, as one step. request may be NULL. */
+/* Check of all limits and acquire, as one step. On anything but QL_OK *lease is
+ * zero. request and verdict may be NULL. Waits up to admit_wait_ms.
+ *
+ * QL_REFUSED, QL_E_INVALID (a request out of its ranges), QL_E_SUBJECT,
+ * QL_E_FULL, QL_E_BUSY. */
 QL_API QL_MUST_USE enum ql_status ql_admit(struct ql *ql, const char *subject,
                                            const struct ql_request *request, struct ql_lease *lease,
                                            struct ql_verdict *verdict);
@@ -346,7 +375,7 @@ QL_API QL_MUST_USE enum ql_status ql_admit(struct ql *ql, const char *subject,
 QL_API QL_MUST_USE enum ql_status ql_settle(struct ql *ql, struct ql_lease lease,
                                             const struct ql_charge *charges, size_t count);
 
-/* Settle with no charge. */
+/* Settle with no charge, with the same answers. */
 QL_API QL_MUST_USE enum ql_status ql_release(struct ql *ql, struct ql_lease lease);
 
 /* Moves a timed lease's deadline to its ttl_ms from now. Any process may. What is
@@ -357,9 +386,9 @@ QL_API QL_MUST_USE enum ql_status ql_release(struct ql *ql, struct ql_lease leas
 QL_API QL_MUST_USE enum ql_status ql_renew(struct ql *ql, struct ql_lease lease);
 
 /* Ends a lease of any process, for a slot that is stuck. Its settle is then
- * QL_LATE. The work itself is not stopped.
+ * QL_LATE. The work itself is not stopped. Waits up to charge_wait_ms.
  *
- * QL_E_INVALID, QL_E_SETTLED, QL_E_EXPIRED (it had ended), QL_E_BUSY. */
+ * QL_E_INVALID (a zero lease), QL_E_SETTLED, QL_E_EXPIRED (it had ended), QL_E_BUSY. */
 QL_API QL_MUST_USE enum ql_status ql_revoke(struct ql *ql, struct ql_lease lease);
 
 /* A lease as text ("index.generation.epoch", hexadecimal) and back. Format
@@ -393,11 +422,18 @@ struct ql_usage {
     struct ql_meter_state meters[QL_METERS_MAX];
 };
 
-/* The subject as it stands; all zero for an unknown one, which is not created. */
+/* The subject as it stands. One that is unknown has used nothing, and is not
+ * created. Waits up to admit_wait_ms.
+ *
+ * QL_E_SUBJECT, QL_E_BUSY. */
 QL_API QL_MUST_USE enum ql_status ql_usage(struct ql *ql, const char *subject,
                                            struct ql_usage *usage);
 
-/* The store's limits, in declared order. limits has room for QL_LIMITS_MAX. */
+/* The store's limits, in declared order. limits has room for QL_LIMITS_MAX. Their
+ * names are valid until the handle is closed. Waits up to admit_wait_ms where
+ * they have changed.
+ *
+ * QL_E_BUSY. */
 QL_API QL_MUST_USE enum ql_status ql_limits(struct ql *ql, struct ql_limit *limits, size_t *count);
 
 struct ql_subject_info {
@@ -416,12 +452,14 @@ struct ql_lease_info {
     bool timed;
 };
 
-/* Visits every subject (every held lease), in no order. One that comes or goes
- * meanwhile may be seen or not; each is seen at most once and as it stood at
- * one moment. The callback runs without locks, may call quotalite, and may fork:
+/* Visits every subject (every lease, held or timed), in no order. One that stays
+ * is seen once, as it stood at one moment; one that comes or goes meanwhile may
+ * be seen or not. The callback runs without locks, may call quotalite, and may fork:
  * where the child returns from it too, the visit goes on there as the child's
  * own. A value other than 0 ends the visit and is returned through *stopped (may
- * be NULL). */
+ * be NULL). Waits up to admit_wait_ms for each lock.
+ *
+ * QL_E_BUSY: the visit ends there; what was seen before was seen. */
 typedef int (*ql_subject_visitor)(void *context, const struct ql_subject_info *subject);
 typedef int (*ql_lease_visitor)(void *context, const struct ql_lease_info *lease);
 QL_API QL_MUST_USE enum ql_status ql_each_subject(struct ql *ql, ql_subject_visitor visit,
@@ -443,9 +481,11 @@ struct ql_verify_report {
 
 /* Checks the invariants of limits, subjects, leases and totals ([C], [S], [L] and
  * [U] of docs/crash-safety.md), shard by shard, while others go on.
- * QL_E_CORRUPT: *error names the first invariant that does not hold.
  * Holds one shard's lock at a time, for as long as it takes to walk that shard.
- * report and error may be NULL. */
+ * report and error may be NULL. Waits up to charge_wait_ms for each lock.
+ *
+ * QL_E_CORRUPT (*error names the first invariant that does not hold), QL_E_BUSY,
+ * QL_E_NOMEM. */
 QL_API QL_MUST_USE enum ql_status ql_verify(struct ql *ql, struct ql_verify_report *report,
                                             struct ql_error *error);
 
