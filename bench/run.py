@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def lines_of(command):
-    """The JSON lines that a program prints; it may need minutes."""
+    """The JSON lines that a program prints, by row."""
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return {row["row"]: row for row in map(json.loads, done.stdout.splitlines())}
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A store in memory with the origin's two limits and a clock that the test
+ * A store in memory with two slots, 1000 bytes a day, and a clock that the test
  * sets.
  */
 #ifndef TESTS_UNIT_SEMANTICS_H
