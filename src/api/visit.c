@@ -4,14 +4,12 @@
  * caller's function is called without it. It may do what it likes, fork
  * included: so each batch is a call of its own, which asks anew who we are.
  */
-#include <stdlib.h>
 #include <string.h>
 
 #include "api/handle.h"
 #include "base/clock.h"
 #include "base/error.h"
 #include "engine/lease.h"
-#include "engine/limits.h"
 #include "engine/operation.h"
 #include "engine/verify.h"
 

@@ -3,7 +3,6 @@
  * JSON. Lists are printed item by item: a store may have millions of subjects.
  */
 #include <stdlib.h>
-#include <string.h>
 
 #include "output.h"
 

@@ -6,11 +6,8 @@
  * looked for: leases over their maximum age end at once; whether holders are
  * alive is asked of the kernel without the lock, then the look is repeated.
  */
-#include <string.h>
-
 #include "engine/cell.h"
 #include "engine/lease.h"
-#include "engine/limits.h"
 #include "engine/operation.h"
 #include "engine/suspects.h"
 #include "rules/limit.h"
