@@ -2,7 +2,6 @@
 """The manual pages say what the program and the header have, and render."""
 
 import re
-import shutil
 import subprocess
 
 import pytest
@@ -32,7 +31,6 @@ def test_the_page_has_the_functions_of_the_header():
     assert set(re.findall(r"ql_\w+", "\n".join(listed))) == declared
 
 
-@pytest.mark.skipif(shutil.which("groff") is None, reason="groff is not installed")
 @pytest.mark.parametrize("name", ["quotalite.1", "quotalite.3"])
 def test_the_page_renders_without_a_warning(name):
     done = subprocess.run(
