@@ -43,6 +43,8 @@ run: ## start the example scan service
 install: build ## install the library, header and command (PREFIX, DESTDIR)
 	$(if $(PREFIX),@meson configure build/gcc --prefix=$(PREFIX))
 	@meson install -C build/gcc --quiet
+	@# The loader finds a library in a new place by its cache, which is root's.
+	@[ -n "$(DESTDIR)" ] || [ "$$(id -u)" -ne 0 ] || /sbin/ldconfig
 
 clean: ## remove build/
 	@rm -rf build

@@ -2,6 +2,7 @@
 """The README's C and Python blocks run when pasted, against an installed
 library and the installed package."""
 
+import json
 import os
 import re
 import subprocess
@@ -42,6 +43,14 @@ def installed(tmp_path_factory):
         "PKG_CONFIG_SYSROOT_DIR": str(root),
     }
     return environment, pc.parent.parent
+
+
+def test_the_library_is_installed_where_pkg_config_looks():
+    """Below /usr/local, whatever prefix this build was last installed with."""
+    options = json.loads(run(["meson", "introspect", "--buildoptions", str(BUILD)]))
+    (libdir,) = (option["value"] for option in options if option["name"] == "libdir")
+    looked = run(["pkg-config", "--variable=pc_path", "pkg-config"]).strip().split(":")
+    assert f"/usr/local/{libdir}/pkgconfig" in looked
 
 
 def test_readme_has_a_block_of_each_language():
