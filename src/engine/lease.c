@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Leases that end before they are settled. Their slots stand in a queue, the
- * oldest first, until they are settled late or their room is needed.
+ * Leases that end before they are settled, those over their age among them. Their
+ * slots stand in a queue, the oldest first, until they are settled late or their
+ * room is needed.
  */
 #include "engine/lease.h"
 
@@ -82,4 +83,26 @@ enum ql_status qli_lease_forget_oldest_locked(struct qli_section *section)
     if (status == QL_OK)
         qli_section_commit(section);
     return status;
+}
+
+enum ql_status qli_lease_expire_locked(struct qli_section *section, const struct qli_call *call,
+                                       struct qli_subject *subject)
+{
+    if (call->boot_ns == 0)
+        return QL_OK;
+    uint64_t steps = qli_lease_list_bound(section, subject);
+    for (uint64_t index = qli_subject_first_lease(subject); index != 0; steps--) {
+        const struct qli_lease *lease = qli_lease_at(section, index);
+        if (lease == NULL || qli_lease_state(lease) != QLI_LEASE_HELD || steps == 0)
+            return QL_E_CORRUPT;
+        uint64_t next = qli_lease_next(lease);
+        if (qli_lease_over_age(lease, call)) {
+            enum ql_status status = qli_lease_end_locked(section, index, QLI_LEASE_EXPIRED);
+            if (status != QL_OK)
+                return status;
+            qli_section_commit(section);
+        }
+        index = next;
+    }
+    return QL_OK;
 }

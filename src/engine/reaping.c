@@ -94,28 +94,6 @@ uint64_t qli_operation_reap_some(const struct qli_call *call, uint64_t slot, uns
     return slot;
 }
 
-enum ql_status qli_lease_expire_locked(struct qli_section *section, const struct qli_call *call,
-                                       struct qli_subject *subject)
-{
-    if (call->boot_ns == 0)
-        return QL_OK;
-    uint64_t steps = qli_lease_list_bound(section, subject);
-    for (uint64_t index = qli_subject_first_lease(subject); index != 0; steps--) {
-        const struct qli_lease *lease = qli_lease_at(section, index);
-        if (lease == NULL || qli_lease_state(lease) != QLI_LEASE_HELD || steps == 0)
-            return QL_E_CORRUPT;
-        uint64_t next = qli_lease_next(lease);
-        if (qli_lease_over_age(lease, call)) {
-            enum ql_status status = qli_lease_end_locked(section, index, QLI_LEASE_EXPIRED);
-            if (status != QL_OK)
-                return status;
-            qli_section_commit(section);
-        }
-        index = next;
-    }
-    return QL_OK;
-}
-
 static enum ql_status expire_shard(const struct qli_call *call, uint64_t shard)
 {
     struct qli_section section;

@@ -27,7 +27,6 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/system.h"
-#include "region/guard.h"
 #include "region/lockfile.h"
 
 #define ATTACH_WAIT_MS 5000
