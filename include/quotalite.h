@@ -134,7 +134,9 @@ extern "C" {
     X(QL_E_CLOCK, -15, "the store runs on another kind of clock, or the clock gave no time")       \
     X(QL_E_STORE, -16, "the store cannot be opened")                                               \
     X(QL_E_SYSTEM, -17, "a system call failed")                                                    \
-    X(QL_E_NOMEM, -18, "out of memory")
+    X(QL_E_NOMEM, -18, "out of memory")                                                            \
+    X(QL_E_NOT_DURABLE, -19, "the charge is made, but not yet in the ledger; do not repeat it")    \
+    X(QL_E_LEDGER, -20, "the store's ledger cannot be read or written; nothing was done")
 
 enum ql_status {
 #define QL_STATUS_ENUM(name, value, text) name = (value),
@@ -178,6 +180,15 @@ struct ql_limit {
 enum ql_when_full {
     QL_FULL_REFUSE = 0, /* an acquire or admit that finds no room is QL_E_FULL */
     QL_FULL_ADMIT = 1,  /* it is admitted with an uncounted lease, and counted as an omission */
+};
+
+/* What a power cut, or a crash of the machine, may lose. A process that dies loses
+ * nothing in any of them. It belongs to the store. */
+enum ql_durability {
+    QL_DURABILITY_STORE = 0, /* as the store has it; a new one: QL_DURABILITY_ASYNC */
+    QL_DURABILITY_NONE = 1,  /* everything: there is no ledger. "memory:" is always so */
+    QL_DURABILITY_ASYNC = 2, /* what was charged since the last completed flush began */
+    QL_DURABILITY_SYNC = 3,  /* nothing that charge or settle has acknowledged */
 };
 
 /* Options of ql_open. Start from QL_OPTIONS_INIT; zero means the default. */
@@ -239,6 +250,19 @@ struct ql_options {
      * directory there, also those in containers. Whoever removes a store removes
      * its file there too. */
     const char *region_directory;
+
+    /* QL_DURABILITY_ASYNC and _SYNC replace each other while the store is in use,
+     * for all its processes. Between them and _NONE only a new region changes:
+     * QL_E_STORE. */
+    enum ql_durability durability;
+    int64_t flush_interval_ms; /* between two flushes; 1 to one day, default 200 */
+    uint32_t history_days;     /* how long the ledger keeps a window; default 0: what the store has,
+                                * 400 for a new one. UINT32_MAX: for ever */
+
+    /* Start no thread. Otherwise each process has one for each directory that it
+     * has open, which ends leases of the dead and flushes. Without it calls do
+     * both, when it is time, and may take as long as the disk does. */
+    bool no_thread;
 };
 
 #define QL_OPTIONS_INIT                                                                            \

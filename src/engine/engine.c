@@ -55,8 +55,11 @@ static void lay_out(struct qli_geometry *g, uint64_t body_offset)
 {
     g->subject_size =
         align_line(sizeof(struct qli_subject) + g->meter_capacity * sizeof(struct qli_cell));
-    g->shards_offset = body_offset + align_line(sizeof(struct qli_limits_page));
-    g->subjects_offset = align_line(sizeof(struct qli_shard) + g->shard_buckets * sizeof(uint64_t));
+    g->shards_offset =
+        body_offset + align_line(sizeof(struct qli_store_page)) + sizeof(struct qli_ledger_page);
+    g->bitmap_offset = sizeof(struct qli_shard) + g->shard_buckets * sizeof(uint64_t);
+    g->subjects_offset =
+        align_line(g->bitmap_offset + (g->shard_subjects / 64 + 1) * sizeof(uint64_t));
     g->leases_offset = g->subjects_offset + g->shard_subjects * g->subject_size;
     g->shard_size = g->leases_offset + g->shard_leases * sizeof(struct qli_lease);
     g->body_end = g->shards_offset + g->shard_count * g->shard_size;
@@ -83,9 +86,11 @@ uint64_t qli_engine_stamp(void)
 {
     static const uint64_t key[2];
     const uint64_t sizes[] = {
-        sizeof(struct qli_region_header), sizeof(struct qli_holder),      sizeof(struct qli_guard),
-        sizeof(struct qli_subject),       sizeof(struct qli_cell),        sizeof(struct qli_lease),
-        sizeof(struct qli_shard),         sizeof(struct qli_limits_page),
+        sizeof(struct qli_region_header), sizeof(struct qli_holder),
+        sizeof(struct qli_guard),         sizeof(struct qli_subject),
+        sizeof(struct qli_cell),          sizeof(struct qli_lease),
+        sizeof(struct qli_shard),         sizeof(struct qli_store_page),
+        sizeof(struct qli_ledger_page),
     };
     return qli_siphash(key, sizes, sizeof sizes);
 }
@@ -161,7 +166,9 @@ enum ql_status qli_engine_bind(struct qli_engine *engine, struct ql_error *error
         return qli_error(error, QL_E_CORRUPT, 0, "the region's geometry makes no sense");
     memcpy(engine->hash_key, header->hash_key, sizeof engine->hash_key);
     memcpy(&engine->epoch, header->uuid, sizeof engine->epoch);
-    engine->page = (struct qli_limits_page *)(engine->region.base + header->body_offset);
+    engine->page = (struct qli_store_page *)(engine->region.base + header->body_offset);
+    engine->ledger = (struct qli_ledger_page *)(engine->region.base + header->body_offset +
+                                                align_line(sizeof(struct qli_store_page)));
     return QL_OK;
 }
 

@@ -32,10 +32,11 @@ struct qli_geometry {
     uint64_t shard_buckets; /* a power of two */
     uint64_t meter_capacity;
     uint64_t subject_size;
-    uint64_t shards_offset;   /* in the region */
-    uint64_t shard_size;      /* bytes from one shard's head to the next */
-    uint64_t subjects_offset; /* in a shard; the buckets follow the head */
-    uint64_t leases_offset;   /* in a shard */
+    uint64_t shards_offset; /* in the region */
+    uint64_t shard_size;    /* bytes from one shard's head to the next */
+    uint64_t bitmap_offset; /* in a shard, as are the next two; the buckets follow the head */
+    uint64_t subjects_offset;
+    uint64_t leases_offset;
     uint64_t body_end;
     uint64_t max_subjects; /* as asked for; the slots are a few more */
     uint64_t max_leases;
@@ -46,10 +47,18 @@ struct qli_engine {
     struct qli_geometry geometry;
     uint64_t hash_key[2];
     uint64_t epoch;
-    struct qli_limits_page *page;
+    struct qli_store_page *page;
+    struct qli_ledger_page *ledger;
     struct qli_limits *limits;    /* the current ones; atomic */
     pthread_mutex_t limits_mutex; /* publishing them; nothing is waited for under it */
 };
+
+/* Answers of an operation to the layer above, which has the ledger; they never
+ * reach a caller. Nothing was done. */
+#define QLI_ASK_LEDGER ((enum ql_status)1000) /* reopen the subject's windows, call again */
+#define QLI_MUST_FLUSH                                                                             \
+    ((enum ql_status)1001) /* flush, call again: a window that the ledger lacks \
+                                               * would be dropped */
 
 /* What one call carries through the engine. */
 struct qli_call {
@@ -57,7 +66,8 @@ struct qli_call {
     const struct qli_limits *limits;
     uint64_t self;
     int64_t now_ns;
-    int64_t day;
+    int64_t day;     /* of the store, not of the reader's clock */
+    bool asks;       /* day <= ask_until: a cell without the day's window does not know its total */
     int64_t boot_ns; /* CLOCK_BOOTTIME, or 0 while no lease has a deadline */
     int64_t wait_ms;
 };

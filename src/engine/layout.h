@@ -3,10 +3,11 @@
  * The engine's records in the region's body, each with its lock and the
  * meaning of zero. (The region's own are in region/format.h.)
  *
- *   limits page | shard | shard | ...     a shard: its head | buckets | subjects | leases
+ *   store page | ledger page | shard | shard | ...
+ *   a shard: its head | buckets | bitmap of dirty subjects | subjects | leases
  *
  * A subject belongs to the shard that its hash names. Everything in a shard is
- * guarded by guard 1 + shard; the limits page by guard 0. Indices of subjects
+ * guarded by guard 1 + shard; the limits in the store page by guard 0. Indices of subjects
  * and leases count from 1 inside their shard; 0 is none.
  *
  * [S1] Each subject slot up to subject_top is used once: on the free list (meta
@@ -23,7 +24,7 @@
  *      the slot's, or none and has a deadline.
  * [U1] A cell's totals are amounts (2^63-1 at most), and day > previous_day
  *      unless both are 0.
- * [C1] The limits page has at most QL_LIMITS_MAX limits, valid as a list, and
+ * [C1] The store page has at most QL_LIMITS_MAX limits, valid as a list, and
  *      meters with distinct names, each named by its index in the cells.
  */
 #ifndef QLI_ENGINE_LAYOUT_H
@@ -43,7 +44,9 @@ struct qli_cell {
     uint64_t previous_total;
 };
 
-/* meta of a subject slot: kind | key length << 8 | extension's index << 32. */
+/* meta of a subject slot: kind | key length << 8 | dirty << 16 | extension's index << 32.
+ * dirty: bit m is set while the ledger lacks what meter m's current window holds,
+ * bit QL_METERS_MAX + m the same of the previous one. */
 enum qli_subject_kind {
     QLI_SUBJECT_FREE = 0, /* next links the free list; nothing else has a meaning */
     QLI_SUBJECT_USED = 1,
@@ -101,6 +104,10 @@ struct qli_shard {
     uint64_t evict_hand; /* the slot at which the next look for an idle subject begins */
     uint64_t kept_first; /* the queue of ended leases that were not settled: the oldest */
     uint64_t kept_last;
+    uint64_t dirty_count; /* subjects with a dirty bit; the bitmap behind the head says which */
+    uint64_t flushed;     /* the last flush that left nothing of what was charged before it began;
+                           * atomic, written by who has the FLUSHER byte */
+    uint64_t padding[6];
 };
 
 struct qli_shared_limit {
@@ -116,20 +123,50 @@ struct qli_shared_limits {
     struct qli_shared_limit limits[QL_LIMITS_MAX];
 };
 
-/* sequence chooses the live one of the two lists (its low bit) and is stored
- * last: a death while the other one is written changes nothing. meters has names
- * up to the live list's meter_count; what stands behind them means nothing. */
-struct qli_limits_page {
+/* What all calls share. sequence chooses the live one of the two lists (its low
+ * bit) and is stored last: a death while the other one is written changes
+ * nothing. meters has names up to the live list's meter_count; what stands behind
+ * them means nothing. The words up to leap_since_ns but for sequence are atomic,
+ * need no lock, and are right after each single store. */
+struct qli_store_page {
     uint64_t sequence;
-    uint64_t deadlines; /* 1 from before a lease has the first one; atomic, no lock */
-    uint64_t omissions; /* admissions with an uncounted lease; atomic, no lock */
+    uint64_t deadlines;       /* 1 from before a lease has the first one */
+    uint64_t omissions;       /* admissions with an uncounted lease */
+    uint64_t day;             /* in which the store works; 0: no call has been made yet */
+    uint64_t ask_until;       /* of windows up to this day the ledger may know more than a cell that
+                               * does not have them; 0: none */
+    uint64_t clock_offset_ns; /* calendar - CLOCK_BOOTTIME as they were last believed; 0: never */
+    uint64_t leap_since_ns;   /* CLOCK_BOOTTIME at which a leap ahead was first seen; 0: none is */
+    uint64_t padding;
     char meters[QL_METERS_MAX][QLI_NAME_SIZE];
     struct qli_shared_limits lists[2];
 };
 
+/* What the processes know of the ledger. Words are written by who has the FLUSHER
+ * byte and made the region known, each right after its single store; atomic. */
+struct qli_ledger_page {
+    uint64_t durability;     /* enum ql_durability; never QL_DURABILITY_STORE */
+    uint64_t history_days;   /* what is older is removed; 0: nothing is */
+    uint64_t begun;          /* flushes begun */
+    uint64_t done;           /* the last one that was completed; its low half is waited for */
+    uint64_t begun_boot_ns;  /* when the last one began */
+    uint64_t done_boot_ns;   /* when the last one that was completed began */
+    uint64_t flusher;        /* a guard's word without the waiters bit: who flushed last */
+    uint64_t pruned_day;     /* on which old windows were last removed */
+    uint64_t uuid[2];        /* of the ledger that the totals are in; 0: none yet */
+    uint64_t sequence;       /* of its last transaction that is known to be committed */
+    uint64_t next_sequence;  /* of the one that may be */
+    uint64_t inode;          /* of its file */
+    uint64_t limits_written; /* the sequence of the limits that it has */
+    uint64_t padding[2];
+};
+
+_Static_assert(sizeof(struct qli_ledger_page) == 128, "two lines");
+_Static_assert(offsetof(struct qli_store_page, meters) == QLI_CACHE_LINE,
+               "what each call reads is a line");
 _Static_assert(sizeof(struct qli_subject) == 128, "a subject with two cells is three lines");
 _Static_assert(sizeof(struct qli_lease) == QLI_CACHE_LINE, "a lease is a line");
-_Static_assert(sizeof(struct qli_shard) == QLI_CACHE_LINE, "a shard's head is a line");
+_Static_assert(sizeof(struct qli_shard) == 2 * QLI_CACHE_LINE, "a shard's head is two lines");
 _Static_assert(sizeof(struct qli_extension) <= 192, "the smallest subject slot holds an extension");
 _Static_assert(offsetof(struct qli_subject, next) == offsetof(struct qli_extension, next) &&
                    offsetof(struct qli_subject, meta) == offsetof(struct qli_extension, meta),

@@ -13,7 +13,7 @@
 
 #define WAIT_MS 5000
 
-static const struct qli_shared_limits *live_list(const struct qli_limits_page *page)
+static const struct qli_shared_limits *live_list(const struct qli_store_page *page)
 {
     return &page->lists[page->sequence & 1];
 }
@@ -62,7 +62,7 @@ static bool meters_distinct(const struct qli_limits *limits)
 /* Each count is loaded once: what was checked is what is used. */
 static enum ql_status read_page(const struct qli_engine *engine, struct qli_limits *limits)
 {
-    const struct qli_limits_page *page = engine->page;
+    const struct qli_store_page *page = engine->page;
     const struct qli_shared_limits *list = live_list(page);
     uint64_t meter_count = __atomic_load_n(&list->meter_count, __ATOMIC_RELAXED);
     uint64_t count = __atomic_load_n(&list->count, __ATOMIC_RELAXED);
@@ -177,7 +177,7 @@ static bool same_list(const struct qli_limits *store, const struct ql_limit *lim
 
 /* The meter's index; it is named behind the others if it is new. There is room:
  * see check_room. *count was checked, and damage can't change it. */
-static uint64_t name_meter(struct qli_limits_page *page, uint64_t *count, const char *name)
+static uint64_t name_meter(struct qli_store_page *page, uint64_t *count, const char *name)
 {
     uint64_t meter = 0;
     for (; meter < *count; meter++) {
@@ -189,7 +189,7 @@ static uint64_t name_meter(struct qli_limits_page *page, uint64_t *count, const 
     return meter;
 }
 
-static void write_list(struct qli_limits_page *page, uint64_t meter_count,
+static void write_list(struct qli_store_page *page, uint64_t meter_count,
                        const struct ql_limit *limits, size_t count)
 {
     struct qli_shared_limits *list = &page->lists[(page->sequence + 1) & 1];

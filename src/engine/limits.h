@@ -37,7 +37,7 @@ enum ql_status qli_limits_apply(struct qli_engine *engine, uint64_t self,
 /* The meter's index in the cells, or -1. */
 int qli_limits_meter(const struct qli_limits *limits, const char *meter);
 
-/* Whether the limits page is as [C1] says. Guard 0 is held. */
+/* Whether the limits of the store page are as [C1] says. Guard 0 is held. */
 bool qli_limits_sound_locked(const struct qli_engine *engine);
 
 /* Frees what was read. */

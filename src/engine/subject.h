@@ -22,7 +22,7 @@ static inline enum qli_subject_kind qli_subject_kind(const struct qli_subject *s
 
 static inline uint64_t qli_subject_key_length(const struct qli_subject *subject)
 {
-    return subject->meta >> 8 & 0xffff;
+    return subject->meta >> 8 & 0xff;
 }
 
 static inline uint64_t qli_subject_extension(const struct qli_subject *subject)

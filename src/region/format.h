@@ -24,7 +24,7 @@
 #include <stdint.h>
 
 #define QLI_REGION_MAGIC "qlregion"
-#define QLI_REGION_VERSION 3u
+#define QLI_REGION_VERSION 4u
 #define QLI_ENDIAN_TAG 0x01020304u
 #define QLI_BOOT_ID_SIZE 40
 #define QLI_UUID_SIZE 16

@@ -15,6 +15,7 @@
 
 /* Which byte of the file is locked for what. All lie behind the record. */
 #define QLI_BYTE_ATTACH UINT64_C(4096)
+#define QLI_BYTE_FLUSHER UINT64_C(4097)
 #define QLI_BYTE_HOLDERS UINT64_C(8192)
 #define QLI_HOLDERS_MAX UINT64_C(32768)
 

@@ -28,7 +28,7 @@ struct scene {
     struct qli_subject *bob;   /* one meter */
     struct qli_subject *wide;  /* a name with an extension */
     struct qli_shard *shard;
-    struct qli_limits_page *page;
+    struct qli_store_page *page;
     uint64_t first; /* alice's first lease */
 };
 
