@@ -53,6 +53,7 @@ static inline enum ql_status qli_handle_begin(struct ql *ql, int64_t wait_ms, st
     }
     call->engine = engine;
     call->limits = qli_limits_current(engine);
+    call->asks = false;
     call->wait_ms = wait_ms;
     call->boot_ns =
         __atomic_load_n(&engine->page->deadlines, __ATOMIC_RELAXED) != 0 ? qli_clock_boot_ns() : 0;
