@@ -21,14 +21,28 @@ static int64_t limit_used(const struct qli_call *call, size_t i, const struct ql
         return 0;
     if (call->limits->concurrent >> i & 1)
         return (int64_t)qli_subject_lease_count(subject);
-    return qli_cell_total(&subject->cells[call->limits->meter_of[i]], call->day);
+    return qli_cell_total(call, &subject->cells[call->limits->meter_of[i]]);
 }
 
 static int64_t limit_day(const struct qli_call *call, size_t i, const struct qli_subject *subject)
 {
     if (subject == NULL)
         return call->day;
-    return qli_cell_day(&subject->cells[call->limits->meter_of[i]], call->day);
+    return qli_cell_day(call, &subject->cells[call->limits->meter_of[i]]);
+}
+
+/* Whether a window that is looked at is known to the ledger alone. */
+static bool asks_ledger(const struct qli_call *call, const struct qli_subject *subject,
+                        const struct qli_admission *admission)
+{
+    uint32_t left = admission->limits & call->limits->windowed;
+    if (subject == NULL)
+        return left != 0 && qli_cell_new_day_asks(call);
+    for (; left != 0; left &= left - 1) {
+        if (qli_cell_asks(call, &subject->cells[call->limits->meter_of[__builtin_ctz(left)]]))
+            return true;
+    }
+    return false;
 }
 
 /* The first limit, in declared order, that refuses; or NOTHING_REFUSES. */
@@ -126,6 +140,8 @@ static enum ql_status admit_once(const struct qli_call *call, const struct qli_n
     if (status != QL_OK)
         return status;
     struct qli_subject *subject = qli_subject_at(&section, index);
+    if (__builtin_expect(asks_ledger(call, subject, admission), 0))
+        return qli_section_abandon(&section, QLI_ASK_LEDGER);
     size_t refusing = first_refusing(call, subject, admission);
     if (refusing != NOTHING_REFUSES && subject != NULL &&
         (call->limits->concurrent >> refusing & 1)) {

@@ -1,48 +1,118 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * A cell: what one meter of one subject adds up to, in the current day and the
- * one before. The roll-over is lazy. A reader whose clock is behind a day that
- * is already open uses the open one. The shard's lock is held.
+ * one before. The roll-over is lazy. The shard's lock is held.
+ *
+ * A call whose day is older than the cell's is just behind, and uses the cell's,
+ * unless the store itself has gone back. That, and a day that the cell has not
+ * opened yet, may need the ledger: see qli_cell_asks.
  */
 #ifndef QLI_ENGINE_CELL_H
 #define QLI_ENGINE_CELL_H
 
-#include "engine/engine.h"
+#include "engine/subject.h"
 #include "rules/limit.h"
 
-/* The day that a reader of that day works in. */
-static inline int64_t qli_cell_day(const struct qli_cell *cell, int64_t day)
+/* Whether the cell's day is still to come for the store. */
+static inline bool qli_cell_is_ahead(const struct qli_call *call, const struct qli_cell *cell)
 {
-    return (int64_t)cell->day > day ? (int64_t)cell->day : day;
+    const struct qli_engine *engine = call->engine;
+    return (int64_t)cell->day > call->day && qli_engine_has_ledger(engine) &&
+           __atomic_load_n(&engine->page->day, __ATOMIC_ACQUIRE) < cell->day;
 }
 
-/* The total of that day, as qli_cell_day corrects it. */
-static inline int64_t qli_cell_total(const struct qli_cell *cell, int64_t day)
+/* Whether the ledger may know more of the call's day than a subject that has no
+ * window of it. The page is looked at again: since the call began the store may
+ * have gone to another day, and a subject of that have been evicted or reopened. */
+static inline bool qli_cell_new_day_asks(const struct qli_call *call)
 {
-    return (int64_t)cell->day >= day ? qli_engine_amount(cell->total) : 0;
+    const struct qli_engine *engine = call->engine;
+    if (call->asks)
+        return true;
+    if (!qli_engine_has_ledger(engine))
+        return false;
+    int64_t day = (int64_t)__atomic_load_n(&engine->page->day, __ATOMIC_ACQUIRE);
+    uint64_t ask_until = __atomic_load_n(&engine->page->ask_until, __ATOMIC_RELAXED);
+    return day != call->day || (ask_until != 0 && call->day <= (int64_t)ask_until);
+}
+
+/* Whether a call has to ask the ledger before it may look at the cell or add to it. */
+static inline bool qli_cell_asks(const struct qli_call *call, const struct qli_cell *cell)
+{
+    if (__builtin_expect((int64_t)cell->day == call->day, 1))
+        return false;
+    return (int64_t)cell->day < call->day ? qli_cell_new_day_asks(call)
+                                          : qli_cell_is_ahead(call, cell);
+}
+
+/* The day in which the call works. */
+static inline int64_t qli_cell_day(const struct qli_call *call, const struct qli_cell *cell)
+{
+    if (__builtin_expect((int64_t)cell->day <= call->day, 1) || qli_cell_is_ahead(call, cell))
+        return call->day;
+    return (int64_t)cell->day;
+}
+
+/* What the cell has of a day. */
+static inline int64_t qli_cell_window(const struct qli_cell *cell, int64_t day)
+{
+    if (__builtin_expect((int64_t)cell->day == day, 1))
+        return qli_engine_amount(cell->total);
+    return (int64_t)cell->previous_day == day ? qli_engine_amount(cell->previous_total) : 0;
+}
+
+/* The total of the call's day. */
+static inline int64_t qli_cell_total(const struct qli_call *call, const struct qli_cell *cell)
+{
+    return qli_cell_window(cell, qli_cell_day(call, cell));
 }
 
 /* The total of the day before it. */
-static inline int64_t qli_cell_yesterday(const struct qli_cell *cell, int64_t day)
+static inline int64_t qli_cell_yesterday(const struct qli_call *call, const struct qli_cell *cell)
 {
-    int64_t yesterday = qli_cell_day(cell, day) - 1;
-    if ((int64_t)cell->day == yesterday)
-        return qli_engine_amount(cell->total);
-    return (int64_t)cell->previous_day == yesterday ? qli_engine_amount(cell->previous_total) : 0;
+    return qli_cell_window(cell, qli_cell_day(call, cell) - 1);
 }
 
-/* Adds an amount, undoably. Stores: the old day and its total to previous, the
- * new day, its total; or the total alone. */
-static inline void qli_cell_add_locked(struct qli_section *section, struct qli_cell *cell,
+/* Whether the call may add to the subject's cell: QL_OK, QLI_ASK_LEDGER, or
+ * QLI_MUST_FLUSH: its roll-over would drop a window that the ledger lacks. */
+static inline enum ql_status qli_cell_admits(const struct qli_call *call,
+                                             const struct qli_subject *subject, uint32_t meter)
+{
+    const struct qli_cell *cell = &subject->cells[meter];
+    if (__builtin_expect((int64_t)cell->day == call->day, 1))
+        return QL_OK;
+    if (qli_cell_asks(call, cell))
+        return QLI_ASK_LEDGER;
+    bool drops = (int64_t)cell->day < call->day &&
+                 (qli_subject_dirty(subject) & qli_dirty_previous(meter)) != 0;
+    return drops && qli_engine_has_ledger(call->engine) ? QLI_MUST_FLUSH : QL_OK;
+}
+
+/* Adds an amount above 0, undoably, after qli_cell_admits. Stores: the old day and
+ * its total to previous, the new day, its total; or the total alone; then the
+ * dirty bits, if they change. */
+static inline void qli_cell_add_locked(struct qli_section *section, uint64_t index, uint32_t meter,
                                        int64_t day, int64_t amount)
 {
-    int64_t total = qli_limit_add(qli_cell_total(cell, day), amount);
+    struct qli_subject *subject = qli_subject_at(section, index);
+    struct qli_cell *cell = &subject->cells[meter];
+    uint64_t old_dirty = qli_subject_dirty(subject);
+    uint64_t dirty = old_dirty;
+    int64_t total = amount;
     if ((int64_t)cell->day < day) {
+        bool moves = (dirty & qli_dirty_current(meter)) != 0;
+        dirty &= ~qli_dirty_previous(meter);
+        dirty |= moves ? qli_dirty_previous(meter) : 0;
         qli_section_store(section, &cell->previous_day, cell->day);
         qli_section_store(section, &cell->previous_total, cell->total);
         qli_section_store(section, &cell->day, (uint64_t)day);
+    } else {
+        total = qli_limit_add(qli_engine_amount(cell->total), amount);
     }
     qli_section_store(section, &cell->total, (uint64_t)total);
+    dirty |= qli_dirty_current(meter);
+    if (__builtin_expect(dirty != old_dirty, 0))
+        qli_subject_set_dirty_locked(section, index, dirty);
 }
 
 #endif

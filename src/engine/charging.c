@@ -7,6 +7,14 @@
 #include "engine/lease.h"
 #include "engine/operation.h"
 
+/* The most that one change stores: a settle that rolls every meter over, the first
+ * dirty bit of its subject, the end of its lease. */
+#define CELL_STORES 5
+#define DIRTY_STORES 2
+#define LEASE_STORES 6
+_Static_assert(QLI_UNDO_MAX >= DIRTY_STORES + LEASE_STORES + CELL_STORES * QL_METERS_MAX,
+               "a settle fits into the undo log");
+
 /* Stores: the subject's, if it is new; the cell's; the commit. */
 static enum ql_status charge_once(const struct qli_call *call, const struct qli_name *name,
                                   struct qli_amount amount)
@@ -16,12 +24,15 @@ static enum ql_status charge_once(const struct qli_call *call, const struct qli_
     enum ql_status status = qli_subject_enter(call, name, &section, &index);
     if (status != QL_OK)
         return status;
-    if (index == 0)
+    if (index != 0)
+        status = qli_cell_admits(call, qli_subject_at(&section, index), amount.meter);
+    else if (qli_cell_new_day_asks(call))
+        status = QLI_ASK_LEDGER;
+    else
         status = qli_subject_insert_locked(&section, name, call->day, &index);
     if (status != QL_OK)
         return qli_section_abandon(&section, status);
-    struct qli_cell *cell = &qli_subject_at(&section, index)->cells[amount.meter];
-    qli_cell_add_locked(&section, cell, call->day, amount.amount);
+    qli_cell_add_locked(&section, index, amount.meter, call->day, amount.amount);
     qli_section_commit(&section);
     qli_section_leave(&section);
     return QL_OK;
@@ -93,6 +104,23 @@ static bool has_subject(const struct qli_lease *slot, const struct qli_subject *
            (qli_subject_kind(subject) == QLI_SUBJECT_USED && subject->hash == slot->subject_hash);
 }
 
+/* Looks at all cells before the first one is changed. Stores: the cells'. */
+static enum ql_status add_amounts(struct qli_section *section, const struct qli_call *call,
+                                  uint64_t index, const struct qli_amount *amounts, size_t count)
+{
+    const struct qli_subject *subject = qli_subject_at(section, index);
+    for (size_t i = 0; i < count; i++) {
+        enum ql_status status = qli_cell_admits(call, subject, amounts[i].meter);
+        if (status != QL_OK && amounts[i].amount > 0)
+            return status;
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (amounts[i].amount > 0)
+            qli_cell_add_locked(section, index, amounts[i].meter, call->day, amounts[i].amount);
+    }
+    return QL_OK;
+}
+
 /* Stores: the cells'; the lease's end; the commit. */
 enum ql_status qli_operation_settle(const struct qli_call *call, const struct ql_lease *lease,
                                     const struct qli_amount *amounts, size_t count)
@@ -112,9 +140,9 @@ enum ql_status qli_operation_settle(const struct qli_call *call, const struct ql
         return qli_section_abandon(&section, QL_E_EXPIRED);
     bool kept = qli_lease_is_kept(slot);
     bool late = kept || qli_lease_over_age(slot, call);
-    for (size_t i = 0; i < count; i++)
-        qli_cell_add_locked(&section, &subject->cells[amounts[i].meter], call->day,
-                            amounts[i].amount);
+    status = add_amounts(&section, call, slot->subject, amounts, count);
+    if (status != QL_OK)
+        return qli_section_abandon(&section, status);
     status = kept ? qli_lease_settle_kept_locked(&section, index)
                   : qli_lease_settle_locked(&section, index);
     status = leave_lease(&section, status);
@@ -153,4 +181,26 @@ enum ql_status qli_operation_revoke(const struct qli_call *call, const struct ql
     if (qli_lease_is_kept(qli_lease_at(&section, index)))
         return qli_section_abandon(&section, QL_E_EXPIRED);
     return leave_lease(&section, qli_lease_end_locked(&section, index, QLI_LEASE_REVOKED));
+}
+
+enum ql_status qli_operation_lease_subject(const struct qli_call *call,
+                                           const struct ql_lease *lease,
+                                           char key[QL_SUBJECT_MAX + 1])
+{
+    struct qli_section section;
+    uint64_t index;
+    enum ql_status status = enter_lease(call, lease, &section, &index);
+    if (status != QL_OK)
+        return status;
+    const struct qli_lease *slot = qli_lease_at(&section, index);
+    const struct qli_subject *subject = qli_subject_at(&section, slot->subject);
+    if (subject == NULL)
+        status = QL_E_CORRUPT;
+    else
+        status =
+            has_subject(slot, subject) ? qli_subject_key(&section, subject, key) : QL_E_EXPIRED;
+    if (status != QL_OK)
+        return qli_section_abandon(&section, status);
+    qli_section_leave(&section);
+    return QL_OK;
 }

@@ -30,27 +30,36 @@ struct qli_dirty_subject {
 };
 
 /* Copies the next dirty subjects of a shard, max at most, under one hold of its
- * lock. *cursor is 0 at first and moves behind the last one; *count 0: no more. */
+ * lock; call->wait_ms says how long that is waited for. *cursor is 0 at first and
+ * moves behind the last one; *count 0: no more. A subject that becomes dirty
+ * behind the cursor is one of the next look. */
 enum ql_status qli_dirty_copy(const struct qli_call *call, uint64_t shard, uint64_t *cursor,
                               struct qli_dirty_subject *found, size_t max, size_t *count);
 
-/* The ledger has these totals now. One commit a subject. */
+/* The ledger has these totals now, of one copy. One commit a subject, all under one
+ * hold of the lock. What was raised since stays dirty. */
 enum ql_status qli_dirty_clear(const struct qli_call *call, uint64_t shard,
                                const struct qli_dirty_subject *written, size_t count);
 
-/* Makes every total dirty that is not 0, for a ledger that has none of them. */
+/* Makes every total dirty that is not 0, for a ledger that has none of them. After
+ * QL_E_BUSY some are; call it again. */
 enum ql_status qli_dirty_mark_all(const struct qli_call *call);
 
 /* Puts a total of call->day, or of the day before it, into a region that nobody
- * else has seen; it is clean. QL_E_FULL. */
+ * else has seen; it is clean. One of the day before opens call->day too, with 0
+ * until its own comes. A subject that has nothing but that makes room for others.
+ * QL_E_INVALID: another day, no amount, or a meter that the store has no room for.
+ * QL_E_FULL. */
 enum ql_status qli_dirty_restore(const struct qli_call *call, const struct qli_name *name,
                                  const struct qli_total *total);
 
-/* Makes call->day and the day before it the windows of all cells of the subject,
- * which is made if it is not there: after QLI_ASK_LEDGER, by who has the FLUSHER
- * byte. totals are what the ledger has of these days (nothing of a meter: 0). A
- * window that a cell has itself keeps the larger amount. QLI_MUST_FLUSH: the
- * subject is dirty. QL_E_FULL. */
+/* Makes call->day and the day before it the windows of all cells of the subject:
+ * after QLI_ASK_LEDGER, by who has the FLUSHER byte, who has kept it since before
+ * the ledger was read. A subject that is not there is made, also where the ledger
+ * has nothing of it: that it is there says that the ledger was asked. totals are
+ * what the ledger has of these days (nothing of a meter: 0). A window that a cell
+ * has itself keeps the larger amount. QLI_MUST_FLUSH: the subject is dirty.
+ * QL_E_INVALID as for restore; QL_E_FULL. */
 enum ql_status qli_dirty_reopen(const struct qli_call *call, const struct qli_name *name,
                                 const struct qli_total *totals, size_t count);
 

@@ -87,6 +87,12 @@ static inline int64_t qli_engine_amount(uint64_t word)
     return word <= INT64_MAX ? (int64_t)word : INT64_MAX;
 }
 
+/* Whether what is charged has to reach a ledger. */
+static inline bool qli_engine_has_ledger(const struct qli_engine *engine)
+{
+    return __atomic_load_n(&engine->ledger->durability, __ATOMIC_RELAXED) >= QL_DURABILITY_ASYNC;
+}
+
 /* Computes the geometry and the plan of a region for these options. */
 enum ql_status qli_engine_plan(const struct ql_options *options, struct qli_region_plan *plan,
                                struct ql_error *error);

@@ -22,6 +22,9 @@
  * [L2] The count in a subject's leases is the length of its list.
  * [L3] A held lease names a holder's slot and a generation that is not above
  *      the slot's, or none and has a deadline.
+ * [D1] dirty_count is the number of used subjects with a dirty bit. Their bits in
+ *      the bitmap are set, and no other; a dirty bit is one of a meter that the
+ *      store has room for, and an extension has none.
  * [U1] A cell's totals are amounts (2^63-1 at most), and day > previous_day
  *      unless both are 0.
  * [C1] The store page has at most QL_LIMITS_MAX limits, valid as a list, and
@@ -161,6 +164,7 @@ struct qli_ledger_page {
     uint64_t padding[2];
 };
 
+_Static_assert(2 * QL_METERS_MAX <= 16, "the dirty bits of all windows stand in meta");
 _Static_assert(sizeof(struct qli_ledger_page) == 128, "two lines");
 _Static_assert(offsetof(struct qli_store_page, meters) == QLI_CACHE_LINE,
                "what each call reads is a line");

@@ -3,7 +3,9 @@
  * The operations on quota state. What one does to a subject or a lease is one
  * change under one shard's lock, ended by one commit; QL_E_BUSY: it is not done.
  * Each lease that it ends and each slot that it frees on the way is a change of
- * its own.
+ * its own. Those that look at windows, of a check, an admission, a charge, a
+ * settle and the usage, may answer QLI_ASK_LEDGER; a charge and a settle
+ * QLI_MUST_FLUSH.
  */
 #ifndef QLI_ENGINE_OPERATION_H
 #define QLI_ENGINE_OPERATION_H
@@ -35,6 +37,11 @@ enum ql_status qli_operation_charge(const struct qli_call *call, const struct ql
 enum ql_status qli_operation_settle(const struct qli_call *call, const struct ql_lease *lease,
                                     const struct qli_amount *amounts, size_t count);
 
+/* The name of the subject that its settle would charge. */
+enum ql_status qli_operation_lease_subject(const struct qli_call *call,
+                                           const struct ql_lease *lease,
+                                           char key[QL_SUBJECT_MAX + 1]);
+
 enum ql_status qli_operation_renew(const struct qli_call *call, const struct ql_lease *lease);
 
 enum ql_status qli_operation_revoke(const struct qli_call *call, const struct ql_lease *lease);
@@ -43,7 +50,8 @@ enum ql_status qli_operation_usage(const struct qli_call *call, const struct qli
                                    struct ql_usage *usage);
 
 /* Fills in what a subject has used, after ending its leases that are over their
- * age; NULL is a subject that nobody knows. */
+ * age; NULL is a subject that nobody knows. Never QLI_ASK_LEDGER: what the cells do
+ * not know is 0. */
 enum ql_status qli_operation_report_locked(struct qli_section *section, const struct qli_call *call,
                                            struct qli_subject *subject, struct ql_usage *usage);
 

@@ -93,11 +93,30 @@ static void push_free(struct qli_section *section, uint64_t index, struct qli_su
     qli_section_store(section, &section->shard->subject_free, index);
 }
 
+/* Stores: meta; where the first bit comes or the last one goes, the bitmap's word
+ * and dirty_count. */
+void qli_subject_set_dirty_locked(struct qli_section *section, uint64_t index, uint64_t dirty)
+{
+    struct qli_subject *subject = qli_subject_at(section, index);
+    bool was_dirty = qli_subject_dirty(subject) != 0;
+    qli_section_store(section, &subject->meta,
+                      (subject->meta & ~(UINT64_C(0xffff) << 16)) | dirty << 16);
+    if (was_dirty == (dirty != 0))
+        return;
+    struct qli_shard *shard = section->shard;
+    uint64_t *word = qli_subject_dirty_word(section, index);
+    qli_section_store(section, word, *word ^ qli_subject_dirty_bit(index));
+    qli_section_store(section, &shard->dirty_count,
+                      was_dirty ? shard->dirty_count - 1 : shard->dirty_count + 1);
+}
+
 /* ---- evicting ------------------------------------------------------------ */
 
 static bool idle(const struct qli_section *section, const struct qli_subject *subject, int64_t day)
 {
     if (qli_subject_kind(subject) != QLI_SUBJECT_USED || subject->leases != 0)
+        return false;
+    if (qli_subject_dirty(subject) != 0 && qli_engine_has_ledger(section->engine))
         return false;
     for (uint64_t m = 0; m < section->engine->geometry.meter_capacity; m++) {
         if (subject->cells[m].total != 0 && subject->cells[m].day >= (uint64_t)day)
@@ -133,6 +152,8 @@ static enum ql_status evict_locked(struct qli_section *section, uint64_t index)
     if (extension_index != 0 && extension == NULL)
         return QL_E_CORRUPT;
     qli_section_store(section, link, subject->next);
+    if (qli_subject_dirty(subject) != 0)
+        qli_subject_set_dirty_locked(section, index, 0);
     push_free(section, index, subject);
     if (extension != NULL)
         push_free(section, extension_index, extension);

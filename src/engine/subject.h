@@ -30,6 +30,22 @@ static inline uint64_t qli_subject_extension(const struct qli_subject *subject)
     return subject->meta >> 32;
 }
 
+/* The dirty bits: qli_dirty_current and qli_dirty_previous of the meters. */
+static inline uint64_t qli_subject_dirty(const struct qli_subject *subject)
+{
+    return subject->meta >> 16 & 0xffff;
+}
+
+static inline uint64_t qli_dirty_current(uint64_t meter)
+{
+    return UINT64_C(1) << meter;
+}
+
+static inline uint64_t qli_dirty_previous(uint64_t meter)
+{
+    return UINT64_C(1) << (QL_METERS_MAX + meter);
+}
+
 /* The index of the first lease on the subject's list, or 0. */
 static inline uint64_t qli_subject_first_lease(const struct qli_subject *subject)
 {
@@ -90,6 +106,23 @@ static inline enum ql_status qli_subject_enter(const struct qli_call *call,
  * is no room: call it before the first store of an operation. QL_E_FULL. */
 enum ql_status qli_subject_insert_locked(struct qli_section *section, const struct qli_name *name,
                                          int64_t day, uint64_t *index);
+
+/* The word of the bitmap that has the subject's bit, and that bit. */
+static inline uint64_t *qli_subject_dirty_word(const struct qli_section *section, uint64_t index)
+{
+    unsigned char *bitmap =
+        (unsigned char *)section->shard + section->engine->geometry.bitmap_offset;
+    return (uint64_t *)bitmap + (index - 1) / 64;
+}
+
+static inline uint64_t qli_subject_dirty_bit(uint64_t index)
+{
+    return UINT64_C(1) << (index - 1) % 64;
+}
+
+/* Gives the subject these dirty bits, undoably, and the bitmap and dirty_count what
+ * follows from them. */
+void qli_subject_set_dirty_locked(struct qli_section *section, uint64_t index, uint64_t dirty);
 
 /* Copies the key, NUL-terminated. QL_E_CORRUPT. */
 enum ql_status qli_subject_key(const struct qli_section *section, const struct qli_subject *subject,

@@ -25,8 +25,8 @@ static struct ql_limit_state limit_state(const struct qli_call *call, size_t i,
     if (subject == NULL)
         return qli_limit_state(limit, 0, qli_window_end(call->day));
     const struct qli_cell *cell = &subject->cells[call->limits->meter_of[i]];
-    return qli_limit_state(limit, qli_cell_total(cell, call->day),
-                           qli_window_end(qli_cell_day(cell, call->day)));
+    return qli_limit_state(limit, qli_cell_total(call, cell),
+                           qli_window_end(qli_cell_day(call, cell)));
 }
 
 static void report(const struct qli_call *call, const struct qli_subject *subject,
@@ -43,8 +43,8 @@ static void report(const struct qli_call *call, const struct qli_subject *subjec
         usage->meters[m].name = limits->meters[m];
         if (subject == NULL)
             continue;
-        usage->meters[m].total = qli_cell_total(&subject->cells[m], call->day);
-        usage->meters[m].yesterday = qli_cell_yesterday(&subject->cells[m], call->day);
+        usage->meters[m].total = qli_cell_total(call, &subject->cells[m]);
+        usage->meters[m].yesterday = qli_cell_yesterday(call, &subject->cells[m]);
     }
 }
 
@@ -59,6 +59,17 @@ enum ql_status qli_operation_report_locked(struct qli_section *section, const st
     return status;
 }
 
+static bool asks_ledger(const struct qli_call *call, const struct qli_subject *subject)
+{
+    if (subject == NULL)
+        return qli_cell_new_day_asks(call);
+    for (uint32_t m = 0; m < call->limits->meter_count; m++) {
+        if (qli_cell_asks(call, &subject->cells[m]))
+            return true;
+    }
+    return false;
+}
+
 static enum ql_status usage_once(const struct qli_call *call, const struct qli_name *name,
                                  struct ql_usage *usage, struct qli_suspects *suspects)
 {
@@ -68,6 +79,8 @@ static enum ql_status usage_once(const struct qli_call *call, const struct qli_n
     if (status != QL_OK)
         return status;
     struct qli_subject *subject = qli_subject_at(&section, index);
+    if (asks_ledger(call, subject))
+        return qli_section_abandon(&section, QLI_ASK_LEDGER);
     status = qli_operation_report_locked(&section, call, subject, usage);
     if (status == QL_OK && subject != NULL)
         status = qli_suspects_note_locked(&section, subject, suspects);

@@ -23,6 +23,7 @@ struct walk {
     unsigned char *subjects_seen; /* by index */
     unsigned char *leases_seen;
     uint64_t subjects;
+    uint64_t dirty; /* subjects */
     uint64_t leases;
     const char *fault;
 };
@@ -66,7 +67,22 @@ static bool check_extension(struct walk *walk, const struct qli_subject *subject
     if (extension == NULL || qli_subject_kind(extension) != QLI_SUBJECT_EXTENSION ||
         !mark(walk->subjects_seen, index, SEEN_EXTENSION))
         return fail(walk, "[S1] the extension of a key is no extension or is used twice");
-    return true;
+    return qli_subject_dirty(extension) == 0 || fail(walk, "[D1] an extension is dirty");
+}
+
+static bool check_dirty(struct walk *walk, const struct qli_subject *subject, uint64_t index)
+{
+    uint64_t capacity = walk->section.engine->geometry.meter_capacity;
+    uint64_t dirty = qli_subject_dirty(subject);
+    bool marked =
+        (*qli_subject_dirty_word(&walk->section, index) & qli_subject_dirty_bit(index)) != 0;
+    walk->dirty += dirty != 0;
+    for (uint64_t m = capacity; m < QL_METERS_MAX; m++) {
+        if (dirty & (qli_dirty_current(m) | qli_dirty_previous(m)))
+            return fail(walk, "[D1] a meter that there is no room for is dirty");
+    }
+    return marked == (dirty != 0) ||
+           fail(walk, "[D1] the bitmap does not say whether a subject is dirty");
 }
 
 static bool check_key(struct walk *walk, const struct qli_subject *subject, uint64_t index,
@@ -142,7 +158,8 @@ static bool check_subject(struct walk *walk, uint64_t index, uint64_t bucket)
         return fail(walk, "[S1] a chain has a slot that is no subject, or twice");
     walk->subjects++;
     return check_extension(walk, subject) && check_key(walk, subject, index, bucket) &&
-           check_cells(walk, subject) && walk_subject_leases(walk, subject, index);
+           check_cells(walk, subject) && check_dirty(walk, subject, index) &&
+           walk_subject_leases(walk, subject, index);
 }
 
 static bool walk_buckets(struct walk *walk)
@@ -213,18 +230,31 @@ static bool check_totals(struct walk *walk)
     return true;
 }
 
+/* Each dirty subject has its bit: if no more bits are set, no other slot has one. */
+static bool check_bitmap(struct walk *walk)
+{
+    uint64_t bits = 0;
+    for (uint64_t i = 0; i <= walk->section.engine->geometry.shard_subjects / 64; i++)
+        bits += (uint64_t)__builtin_popcountll(qli_subject_dirty_word(&walk->section, 1)[i]);
+    if (bits != walk->dirty)
+        return fail(walk, "[D1] the bitmap has a slot that is no dirty subject");
+    return walk->section.shard->dirty_count == walk->dirty ||
+           fail(walk, "[D1] dirty_count is wrong");
+}
+
 static enum ql_status verify_shard(struct walk *walk, uint64_t shard)
 {
     const struct qli_geometry *g = &walk->call->engine->geometry;
     memset(walk->subjects_seen, SEEN_NOWHERE, g->shard_subjects + 1);
     memset(walk->leases_seen, SEEN_NOWHERE, g->shard_leases + 1);
     walk->subjects = 0;
+    walk->dirty = 0;
     walk->leases = 0;
     enum ql_status status = qli_section_enter(walk->call, shard, &walk->section);
     if (status != QL_OK)
         return status;
     bool sound = walk_free_subjects(walk) && walk_buckets(walk) && walk_free_leases(walk) &&
-                 walk_kept_leases(walk) && check_totals(walk);
+                 walk_kept_leases(walk) && check_totals(walk) && check_bitmap(walk);
     qli_section_leave(&walk->section);
     return sound ? QL_OK : QL_E_CORRUPT;
 }

@@ -268,6 +268,56 @@ static void l3_there_is_no_holder(struct scene *s)
     plant_lease(&s->plant, s->first)->holder = 0;
 }
 
+/* ---- dirty subjects ------------------------------------------------------ */
+
+static void set_dirty(struct qli_subject *subject, uint64_t dirty)
+{
+    subject->meta = (subject->meta & ~(UINT64_C(0xffff) << 16)) | dirty << 16;
+}
+
+static uint64_t *dirty_word(struct scene *s, uint64_t index)
+{
+    return qli_subject_dirty_word(&s->plant.section, index);
+}
+
+static void d1_a_dirty_subject_is_not_in_the_bitmap(struct scene *s)
+{
+    uint64_t index = plant_index(&s->plant, s->bob);
+    *dirty_word(s, index) &= ~qli_subject_dirty_bit(index);
+    s->shard->dirty_count--;
+}
+
+static void d1_a_clean_subject_is_in_the_bitmap(struct scene *s)
+{
+    set_dirty(s->bob, 0);
+}
+
+static void d1_the_count_of_dirty_subjects_is_wrong(struct scene *s)
+{
+    s->shard->dirty_count++;
+}
+
+static void d1_a_free_slot_is_in_the_bitmap(struct scene *s)
+{
+    uint64_t index = s->shard->subject_free;
+    *dirty_word(s, index) |= qli_subject_dirty_bit(index);
+}
+
+static void d1_the_bitmap_has_what_is_no_slot(struct scene *s)
+{
+    *dirty_word(s, s->plant.engine.geometry.shard_subjects) |= UINT64_C(1) << 63;
+}
+
+static void d1_an_extension_is_dirty(struct scene *s)
+{
+    set_dirty(plant_slot(&s->plant, s->wide->meta >> 32), 1);
+}
+
+static void d1_a_meter_without_room_is_dirty(struct scene *s)
+{
+    set_dirty(s->bob, 1 | qli_dirty_previous(QL_METERS_MAX - 1));
+}
+
 /* ---- totals, limits ------------------------------------------------------ */
 
 static void u1_days_are_out_of_order(struct scene *s)
@@ -412,6 +462,13 @@ static const struct fault faults[] = {
     FAULT(l3_the_holder_has_no_slot),
     FAULT(l3_the_holder_never_was),
     FAULT(l3_there_is_no_holder),
+    FAULT(d1_a_dirty_subject_is_not_in_the_bitmap),
+    FAULT(d1_a_clean_subject_is_in_the_bitmap),
+    FAULT(d1_the_count_of_dirty_subjects_is_wrong),
+    FAULT(d1_a_free_slot_is_in_the_bitmap),
+    FAULT(d1_the_bitmap_has_what_is_no_slot),
+    FAULT(d1_an_extension_is_dirty),
+    FAULT(d1_a_meter_without_room_is_dirty),
     FAULT(u1_days_are_out_of_order),
     FAULT(u1_a_total_is_no_amount),
     FAULT(u1_the_day_befores_total_is_no_amount),
