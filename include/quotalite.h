@@ -491,6 +491,52 @@ QL_API QL_MUST_USE enum ql_status ql_each_subject(struct ql *ql, ql_subject_visi
 QL_API QL_MUST_USE enum ql_status ql_each_lease(struct ql *ql, ql_lease_visitor visit,
                                                 void *context, int *stopped);
 
+/* ---- the ledger -------------------------------------------------------- */
+
+/* Writes to the ledger what it lacks, now. Waits up to charge_wait_ms for a flush
+ * of another process, and for the disk. In a store without a ledger there is
+ * nothing to do. error may be NULL.
+ *
+ * QL_E_LEDGER, QL_E_BUSY, QL_E_VERSION. What was not written stays in the region, to
+ * be written by the next flush. */
+QL_API QL_MUST_USE enum ql_status ql_flush(struct ql *ql, struct ql_error *error);
+
+/* Milliseconds since the last completed flush began: what a power cut would lose
+ * was charged since then. 0 in a store without a ledger, whatever was charged. A
+ * lag of many times the flush interval says that the ledger cannot be written:
+ * ql_flush says why. */
+QL_API QL_MUST_USE enum ql_status ql_flush_lag(struct ql *ql, int64_t *lag_ms);
+
+/* What one meter added up to in one window. */
+struct ql_history_entry {
+    int64_t start;     /* Unix seconds at which the window begins */
+    int64_t end;       /* and at which it ends */
+    const char *meter; /* valid during the callback */
+    int64_t amount;
+};
+
+/* Visits what a subject was charged in the windows that overlap [from, to), in
+ * order of time; meter NULL: all meters. A window without charges is left out. What
+ * was charged before the call is in it. A store without a ledger knows the current
+ * day and the one before it. The callback runs without locks and may call
+ * quotalite; a value other than 0 ends the visit and is returned through *stopped
+ * (may be NULL). Waits up to admit_wait_ms for the ledger, and for the disk.
+ *
+ * QL_E_INVALID (to < from), QL_E_SUBJECT, QL_E_LEDGER, QL_E_BUSY. */
+typedef int (*ql_history_visitor)(void *context, const struct ql_history_entry *entry);
+QL_API QL_MUST_USE enum ql_status ql_history(struct ql *ql, const char *subject, const char *meter,
+                                             int64_t from, int64_t to, ql_history_visitor visit,
+                                             void *context, int *stopped);
+
+/* Copies the ledger, with all that was charged before the call, into a new file,
+ * while others go on. The file is an SQLite database, whole or not there; one that
+ * exists is not touched. To go back to it see docs/ledger.md. error may be NULL.
+ *
+ * QL_E_INVALID (the file exists, or the store has no ledger), QL_E_LEDGER,
+ * QL_E_BUSY, QL_E_SYSTEM. */
+QL_API QL_MUST_USE enum ql_status ql_backup(struct ql *ql, const char *path,
+                                            struct ql_error *error);
+
 /* ---- care -------------------------------------------------------------- */
 
 struct ql_verify_report {

@@ -10,6 +10,8 @@
 #define DEFAULT_ADMIT_WAIT_MS 100
 #define DEFAULT_CHARGE_WAIT_MS 5000
 #define LIMITS_WAIT_MS 5000
+#define DEFAULT_FLUSH_INTERVAL_MS 200
+#define CONSULTATIONS_MAX 8 /* of the ledger by one call */
 #define WAIT_MS_MAX (INT64_C(1000) * 86400)
 
 static enum ql_status read_options(const struct ql_options *given, struct ql_options *options,
@@ -31,6 +33,12 @@ static enum ql_status read_options(const struct ql_options *given, struct ql_opt
         return qli_error(error, QL_E_INVALID, 0, "a wait is at most one day");
     if (options->lease_max_age_ms < 0 || options->lease_max_age_ms > QLI_AGE_MS_MAX)
         return qli_error(error, QL_E_INVALID, 0, "lease_max_age_ms is 0 to one year");
+    if (options->flush_interval_ms == 0)
+        options->flush_interval_ms = DEFAULT_FLUSH_INTERVAL_MS;
+    if (options->flush_interval_ms < 0 || options->flush_interval_ms > WAIT_MS_MAX)
+        return qli_error(error, QL_E_INVALID, 0, "flush_interval_ms is 1 to one day");
+    if (options->durability < QL_DURABILITY_STORE || options->durability > QL_DURABILITY_SYNC)
+        return qli_error(error, QL_E_INVALID, 0, "durability is one of enum ql_durability");
     if ((options->wait_begin == NULL) != (options->wait_end == NULL))
         return qli_error(error, QL_E_INVALID, 0, "wait_begin and wait_end go together");
     if (options->limits == NULL && options->limit_count == 0)
@@ -101,4 +109,39 @@ enum ql_status qli_handle_prepare(struct ql *ql, int64_t wait_ms, int64_t system
     if (status == QL_OK && qli_limits_stale(engine))
         status = qli_limits_refresh(engine, *self, wait_ms);
     return status;
+}
+
+bool qli_handle_consults(struct ql *ql, const struct qli_call *call, const char *subject,
+                         enum ql_status *status, unsigned *tries)
+{
+    struct qli_name name;
+    struct qli_flusher *flusher = &ql->store->flusher;
+    if (__builtin_expect(*status != QLI_ASK_LEDGER && *status != QLI_MUST_FLUSH, 1))
+        return false;
+    if (++*tries > CONSULTATIONS_MAX)
+        *status = QL_E_BUSY;
+    else if (*status == QLI_MUST_FLUSH)
+        *status = qli_flusher_flush(flusher, call->self, call->wait_ms, NULL);
+    else if (qli_subject_name(call->engine, subject, &name) == QL_OK)
+        *status = qli_flusher_reopen(flusher, call, &name);
+    else
+        *status = QL_E_SUBJECT;
+    return *status == QL_OK;
+}
+
+enum ql_status qli_handle_make_durable(struct ql *ql, uint64_t shard, enum ql_status status)
+{
+    struct qli_store *store = ql->store;
+    uint64_t self = qli_holder_self(&store->engine.region);
+    if (__atomic_load_n(&store->engine.ledger->durability, __ATOMIC_RELAXED) != QL_DURABILITY_SYNC)
+        return status;
+    void *token = NULL;
+    if (ql->options.wait_begin != NULL)
+        token = ql->options.wait_begin(ql->options.context);
+    enum ql_status durable =
+        self == 0 ? QL_E_NOT_DURABLE
+                  : qli_flusher_await(&store->flusher, self, shard, ql->options.charge_wait_ms);
+    if (ql->options.wait_begin != NULL)
+        ql->options.wait_end(ql->options.context, token);
+    return durable == QL_OK ? status : durable;
 }

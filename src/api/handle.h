@@ -63,6 +63,16 @@ static inline enum ql_status qli_handle_begin(struct ql *ql, int64_t wait_ms, st
     return QL_OK;
 }
 
+/* After an answer of an operation: whether it has to be made again, since the
+ * ledger was asked or written for it. subject is whose call it is. Otherwise
+ * *status is an answer for the caller. *tries is 0 at first. */
+bool qli_handle_consults(struct ql *ql, const struct qli_call *call, const char *subject,
+                         enum ql_status *status, unsigned *tries);
+
+/* After a charge in a shard was made: in a store that is sync, waits until it is in
+ * the ledger. Returns status, or QL_E_NOT_DURABLE. */
+enum ql_status qli_handle_make_durable(struct ql *ql, uint64_t shard, enum ql_status status);
+
 /* Where a call may sleep and the host wants to know, it is tried first without
  * sleeping: QL_E_BUSY has done nothing, so the second try is the first that
  * counts. How long the first one waits for a lock: */

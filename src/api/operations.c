@@ -9,6 +9,7 @@
 
 #include "api/handle.h"
 #include "base/clock.h"
+#include "engine/lease.h"
 #include "engine/limits.h"
 #include "engine/operation.h"
 
@@ -55,7 +56,10 @@ static enum ql_status try_admit(struct ql *ql, int64_t wait_ms, const char *subj
         .age_ns = wish->age_ns,
         .ttl_ns = wish->ttl_ns,
     };
-    status = qli_operation_admit(&call, &name, &admission, lease, verdict);
+    unsigned tries = 0;
+    do
+        status = qli_operation_admit(&call, &name, &admission, lease, verdict);
+    while (qli_handle_consults(ql, &call, subject, &status, &tries));
     if (status != QL_E_FULL || ql->options.when_full != QL_FULL_ADMIT)
         return status;
     __atomic_fetch_add(&call.engine->page->omissions, 1, __ATOMIC_RELAXED);
@@ -88,7 +92,13 @@ static enum ql_status try_check(struct ql *ql, int64_t wait_ms, const char *subj
     enum ql_status status = begin_with_subject(ql, wait_ms, subject, &call, &name);
     if (status == QL_OK)
         status = find_budgets(call.limits, limit, &admission.limits);
-    return status == QL_OK ? qli_operation_admit(&call, &name, &admission, NULL, verdict) : status;
+    if (status != QL_OK)
+        return status;
+    unsigned tries = 0;
+    do
+        status = qli_operation_admit(&call, &name, &admission, NULL, verdict);
+    while (qli_handle_consults(ql, &call, subject, &status, &tries));
+    return status;
 }
 
 enum ql_status ql_check(struct ql *ql, const char *subject, const char *limit,
@@ -184,7 +194,25 @@ static enum ql_status try_settle(struct ql *ql, int64_t wait_ms, const struct ql
         return status;
     if (lease->index == UNCOUNTED_INDEX && lease->epoch == call.engine->epoch)
         return count > 0 ? QL_E_FULL : QL_OK;
-    return qli_operation_settle(&call, lease, amounts, count);
+    char subject[QL_SUBJECT_MAX + 1];
+    unsigned tries = 0;
+    do {
+        status = qli_operation_settle(&call, lease, amounts, count);
+        if (__builtin_expect(status == QLI_ASK_LEDGER, 0)) {
+            enum ql_status known = qli_operation_lease_subject(&call, lease, subject);
+            status = known == QL_OK ? status : known;
+        }
+    } while (qli_handle_consults(ql, &call, subject, &status, &tries));
+    return status;
+}
+
+static bool charges_anything(const struct ql_charge *charges, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (charges[i].amount > 0)
+            return true;
+    }
+    return false;
 }
 
 enum ql_status ql_settle(struct ql *ql, struct ql_lease lease, const struct ql_charge *charges,
@@ -199,7 +227,9 @@ enum ql_status ql_settle(struct ql *ql, struct ql_lease lease, const struct ql_c
         status = try_settle(ql, ql->options.charge_wait_ms, &lease, charges, count);
         qli_handle_ends_to_wait(ql, token);
     }
-    return status;
+    if (status < QL_OK || !charges_anything(charges, count))
+        return status;
+    return qli_handle_make_durable(ql, qli_lease_number_shard(lease.index), status);
 }
 
 enum ql_status ql_release(struct ql *ql, struct ql_lease lease)
@@ -243,8 +273,9 @@ enum ql_status ql_revoke(struct ql *ql, struct ql_lease lease)
     return call_on_lease(ql, &lease, qli_operation_revoke);
 }
 
+/* *shard is where it was charged. */
 static enum ql_status try_charge(struct ql *ql, int64_t wait_ms, const char *subject,
-                                 const char *meter, int64_t amount)
+                                 const char *meter, int64_t amount, uint64_t *shard)
 {
     struct qli_call call;
     struct qli_name name;
@@ -256,7 +287,12 @@ static enum ql_status try_charge(struct ql *ql, int64_t wait_ms, const char *sub
         return QL_E_METER;
     if (amount == 0)
         return QL_OK;
-    return qli_operation_charge(&call, &name, (struct qli_amount){(uint32_t)index, amount});
+    *shard = qli_engine_shard_of(call.engine, name.hash);
+    unsigned tries = 0;
+    do
+        status = qli_operation_charge(&call, &name, (struct qli_amount){(uint32_t)index, amount});
+    while (qli_handle_consults(ql, &call, subject, &status, &tries));
+    return status;
 }
 
 enum ql_status ql_charge(struct ql *ql, const char *subject, const char *meter, int64_t amount,
@@ -265,13 +301,14 @@ enum ql_status ql_charge(struct ql *ql, const char *subject, const char *meter, 
     if (ql == NULL || meter == NULL || amount < 0 || operation_id != NULL)
         return QL_E_INVALID;
     void *token;
+    uint64_t shard = 0;
     enum ql_status status = try_charge(ql, qli_handle_first_wait_ms(ql, ql->options.charge_wait_ms),
-                                       subject, meter, amount);
+                                       subject, meter, amount, &shard);
     if (qli_handle_begins_to_wait(ql, status, ql->options.charge_wait_ms, &token)) {
-        status = try_charge(ql, ql->options.charge_wait_ms, subject, meter, amount);
+        status = try_charge(ql, ql->options.charge_wait_ms, subject, meter, amount, &shard);
         qli_handle_ends_to_wait(ql, token);
     }
-    return status;
+    return status == QL_OK && amount > 0 ? qli_handle_make_durable(ql, shard, status) : status;
 }
 
 static enum ql_status try_usage(struct ql *ql, int64_t wait_ms, const char *subject,
@@ -280,7 +317,13 @@ static enum ql_status try_usage(struct ql *ql, int64_t wait_ms, const char *subj
     struct qli_call call;
     struct qli_name name;
     enum ql_status status = begin_with_subject(ql, wait_ms, subject, &call, &name);
-    return status == QL_OK ? qli_operation_usage(&call, &name, usage) : status;
+    if (status != QL_OK)
+        return status;
+    unsigned tries = 0;
+    do
+        status = qli_operation_usage(&call, &name, usage);
+    while (qli_handle_consults(ql, &call, subject, &status, &tries));
+    return status;
 }
 
 enum ql_status ql_usage(struct ql *ql, const char *subject, struct ql_usage *usage)

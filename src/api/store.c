@@ -18,9 +18,12 @@
 #include "base/error.h"
 #include "engine/limits.h"
 #include "engine/operation.h"
+#include "ledger/restore.h"
 #include "region/attach.h"
 
 #define DETACH_WAIT_MS 100
+#define LAST_FLUSH_WAIT_MS 1000
+#define HISTORY_FOR_EVER UINT32_MAX
 #define LOOKS_A_TICK 32 /* at holders; 1024 of them are through in 3 s, and faster the more tick */
 
 static pthread_mutex_t table_mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -60,6 +63,7 @@ static void before_fork(void)
 {
     pthread_mutex_lock(&table_mutex);
     for (struct qli_store *store = table; store != NULL; store = store->next) {
+        qli_flusher_before_fork(&store->flusher);
         pthread_mutex_lock(&store->engine.limits_mutex);
         pthread_mutex_lock(&store->engine.region.self->mutex);
     }
@@ -70,6 +74,7 @@ static void after_fork_in_parent(void)
     for (struct qli_store *store = table; store != NULL; store = store->next) {
         pthread_mutex_unlock(&store->engine.region.self->mutex);
         pthread_mutex_unlock(&store->engine.limits_mutex);
+        qli_flusher_after_fork(&store->flusher, false);
     }
     pthread_mutex_unlock(&table_mutex);
 }
@@ -96,6 +101,8 @@ static void after_fork_in_child(void)
         qli_holder_close_token(&store->engine.region);
         tell_sanitizer_unlocked(&store->engine.region.self->mutex);
         pthread_mutex_unlock(&store->engine.limits_mutex);
+        qli_flusher_after_fork(&store->flusher, true);
+        __atomic_store_n(&store->ticker.runs, false, __ATOMIC_RELAXED);
     }
     pthread_mutex_unlock(&table_mutex);
 }
@@ -157,6 +164,8 @@ static enum ql_status register_child(struct qli_store *store, int64_t wait_ms, u
     enum ql_status status = why_lost(store); /* then the word is 0 and stays so */
     if (status == QL_OK && qli_holder_self(region) == 0)
         status = qli_attach_child(region, wait_ms, reap_former_owner, store);
+    if (status == QL_OK)
+        qli_ticker_start(store);
     *self = qli_holder_self(region);
     pthread_mutex_unlock(&region->self->mutex);
     return status;
@@ -196,6 +205,15 @@ static enum ql_status look_for_loss(struct qli_store *store)
     return lost;
 }
 
+/* What a region that was removed still has is not lost: it is mapped here, and
+ * while we have our byte nobody makes another. */
+static void save_removed_region(struct qli_store *store, uint64_t self)
+{
+    if (qli_engine_has_ledger(&store->engine) &&
+        qli_region_look(&store->engine.region) == QL_E_GONE)
+        qli_flusher_flush(&store->flusher, self, 0, NULL);
+}
+
 enum ql_status qli_store_tick(struct qli_store *store, uint64_t self, int64_t calendar_ns)
 {
     int64_t last_ns = __atomic_load_n(&store->last_tick_ns, __ATOMIC_RELAXED);
@@ -204,9 +222,13 @@ enum ql_status qli_store_tick(struct qli_store *store, uint64_t self, int64_t ca
     if (!__atomic_compare_exchange_n(&store->last_tick_ns, &last_ns, calendar_ns, false,
                                      __ATOMIC_RELAXED, __ATOMIC_RELAXED))
         return QL_OK;
+    save_removed_region(store, self);
     enum ql_status lost = look_for_loss(store);
     if (lost != QL_OK)
         return lost;
+    if (!qli_ticker_runs(store) && qli_engine_has_ledger(&store->engine))
+        qli_flusher_tick(&store->flusher, self,
+                         __atomic_load_n(&store->flush_interval_ns, __ATOMIC_RELAXED));
     struct qli_call call = bare_call(&store->engine, self, -1);
     uint64_t slot = __atomic_load_n(&store->tick_slot, __ATOMIC_RELAXED);
     slot = qli_operation_reap_some(&call, slot, LOOKS_A_TICK);
@@ -229,16 +251,71 @@ static struct qli_store *find_in_table(const struct qli_region *region)
 
 static void free_store(struct qli_store *store)
 {
+    qli_flusher_end(&store->flusher);
     qli_limits_free(&store->engine);
     qli_region_unmap(&store->engine.region);
     pthread_mutex_destroy(&store->engine.limits_mutex);
     free(store);
 }
 
+/* ---- making a region ------------------------------------------------------ */
+
+/* A store on its way into the table. */
+struct opening {
+    struct qli_store *store;
+    const struct ql_options *options;
+    bool restores;
+    struct qli_restore restore;
+};
+
+static enum ql_status plan_region(void *context, int directory_fd, int lock_fd,
+                                  struct qli_region_plan *plan, struct ql_error *error)
+{
+    struct opening *opening = context;
+    struct ql_options options = *opening->options;
+    enum ql_status status = QL_OK;
+    if (directory_fd >= 0 && options.durability != QL_DURABILITY_NONE) {
+        int64_t now_ns =
+            options.clock != NULL ? options.clock(options.context) : qli_clock_calendar_ns();
+        opening->restores = true;
+        status =
+            qli_restore_begin(&opening->restore, directory_fd, lock_fd, now_ns, &options, error);
+    }
+    return status == QL_OK ? qli_engine_plan(&options, plan, error) : status;
+}
+
+static enum ql_status fill_region(void *context, int region_fd,
+                                  const struct qli_region_header *header, struct ql_error *error)
+{
+    struct opening *opening = context;
+    struct qli_engine engine = {.region = qli_region_none()};
+    enum ql_status status = qli_region_map(&engine.region, region_fd, header, error);
+    engine.region.region_fd = -1; /* the caller's */
+    if (status == QL_OK)
+        status = qli_engine_bind(&engine, error);
+    if (status == QL_OK && opening->restores)
+        status = qli_restore_fill(&opening->restore, &engine, error);
+    else if (status == QL_OK)
+        engine.ledger->durability = QL_DURABILITY_NONE;
+    qli_region_unmap(&engine.region);
+    return status;
+}
+
+static enum ql_status check_opened(void *context, struct ql_error *error)
+{
+    const struct opening *opening = context;
+    return check_region(opening->store, error);
+}
+
+static enum ql_status reap_for_opened(void *context, uint64_t self)
+{
+    const struct opening *opening = context;
+    return reap_former_owner(opening->store, self);
+}
+
 /* *existing: the store, if this process has it open; otherwise it is attached. */
 static enum ql_status attach_directory(struct qli_store *store, const char *path,
                                        const struct ql_options *options,
-                                       const struct qli_region_plan *plan,
                                        const struct qli_attach_hooks *hooks,
                                        struct qli_store **existing, struct ql_error *error)
 {
@@ -250,10 +327,26 @@ static enum ql_status attach_directory(struct qli_store *store, const char *path
     if (status == QL_OK) {
         *existing = find_in_table(region);
         status = *existing != NULL ? qli_attach_compare(&place, region, error)
-                                   : qli_attach(&place, plan, hooks, region, error);
+                                   : qli_attach(&place, hooks, region, error);
     }
+    if (status == QL_OK && *existing == NULL && qli_engine_has_ledger(&store->engine))
+        status = qli_ledger_init(&store->flusher.ledger, place.directory_fd, error);
     qli_place_close(&place);
     return status;
+}
+
+static enum ql_status attach_memory(struct qli_store *store, const struct ql_options *options,
+                                    const struct qli_attach_hooks *hooks, struct ql_error *error)
+{
+    if (options->must_exist || options->region_directory != NULL)
+        return qli_error(error, QL_E_STORE, 0,
+                         "'memory:' is private to the program that opens it, always new, and has "
+                         "no directory: name the directory of a store");
+    if (options->durability > QL_DURABILITY_NONE)
+        return qli_error(error, QL_E_STORE, 0,
+                         "'memory:' has no ledger: name a directory, or QL_DURABILITY_NONE");
+    enum ql_status status = qli_attach_memory(&store->engine.region, error);
+    return status == QL_OK ? qli_attach(NULL, hooks, &store->engine.region, error) : status;
 }
 
 static enum ql_status attach(struct qli_store *store, const char *path,
@@ -261,29 +354,81 @@ static enum ql_status attach(struct qli_store *store, const char *path,
                              struct ql_error *error)
 {
     struct qli_region_plan plan;
-    const struct qli_attach_hooks hooks = {check_region, reap_former_owner, store};
-    enum ql_status status = qli_engine_plan(options, &plan, error);
+    struct opening opening = {.store = store, .options = options};
+    const struct qli_attach_hooks hooks = {
+        .stamp = qli_engine_stamp(),
+        .plan = plan_region,
+        .fill = fill_region,
+        .check = check_opened,
+        .reap = reap_for_opened,
+        .context = &opening,
+    };
+    enum ql_status status = qli_engine_plan(options, &plan, error); /* are they valid? */
     if (status != QL_OK)
         return status;
-    if (strcmp(path, "memory:") != 0)
-        return attach_directory(store, path, options, &plan, &hooks, existing, error);
-    if (options->must_exist || options->region_directory != NULL)
-        return qli_error(error, QL_E_STORE, 0,
-                         "'memory:' is private to the program that opens it, always new, and has "
-                         "no directory: name the directory of a store");
-    status = qli_attach_memory(&store->engine.region, error);
-    if (status == QL_OK)
-        status = qli_attach(NULL, &plan, &hooks, &store->engine.region, error);
+    if (strcmp(path, "memory:") == 0)
+        status = attach_memory(store, options, &hooks, error);
+    else
+        status = attach_directory(store, path, options, &hooks, existing, error);
+    if (opening.restores)
+        qli_restore_end(&opening.restore);
     return status;
 }
+
+/* What the options say about the ledger, which is the store's. */
+static enum ql_status settle_ledger(struct qli_store *store, const struct ql_options *options,
+                                    struct ql_error *error)
+{
+    struct qli_ledger_page *page = store->engine.ledger;
+    bool has_ledger = qli_engine_has_ledger(&store->engine);
+    if (options->durability != QL_DURABILITY_STORE &&
+        (options->durability != QL_DURABILITY_NONE) != has_ledger)
+        return qli_error(error, QL_E_STORE, 0,
+                         has_ledger ? "the store has a ledger: open it with its durability, or "
+                                      "with sync or async"
+                                    : "the store was opened without a ledger: stop its processes "
+                                      "and remove its file 'region', which forgets what was "
+                                      "counted, or open it with QL_DURABILITY_NONE");
+    if (options->durability != QL_DURABILITY_STORE)
+        __atomic_store_n(&page->durability, (uint64_t)options->durability, __ATOMIC_RELAXED);
+    if (options->history_days != 0)
+        __atomic_store_n(&page->history_days,
+                         options->history_days == HISTORY_FOR_EVER ? 0 : options->history_days,
+                         __ATOMIC_RELAXED);
+    __atomic_store_n(&store->flush_interval_ns, options->flush_interval_ms * QLI_NS_PER_MS,
+                     __ATOMIC_RELAXED);
+    pthread_mutex_lock(&store->engine.region.self->mutex);
+    if (has_ledger && !options->no_thread)
+        store->ticker.wanted = true;
+    if (qli_holder_self(&store->engine.region) != 0)
+        qli_ticker_start(store);
+    pthread_mutex_unlock(&store->engine.region.self->mutex);
+    return QL_OK;
+}
+
+/* ---- opening and closing ------------------------------------------------- */
 
 static enum ql_status share(struct qli_store *existing, bool injected_clock, struct ql_error *error)
 {
     if (existing->injected_clock != injected_clock)
         return qli_error(error, QL_E_CLOCK, 0,
                          "this process has the store open with another kind of clock");
-    existing->handles++;
     return QL_OK;
+}
+
+/* A process that leaves its slot with leases in it (a stopped lock holder in
+ * the way) is taken for dead: the next who looks reaps them. */
+static void detach(struct qli_store *store)
+{
+    struct qli_region *region = &store->engine.region;
+    uint64_t self = qli_holder_self(region);
+    if (self == 0)
+        return;
+    if (qli_engine_has_ledger(&store->engine))
+        qli_flusher_flush(&store->flusher, self, LAST_FLUSH_WAIT_MS, NULL);
+    struct qli_call call = bare_call(&store->engine, self, DETACH_WAIT_MS);
+    if (qli_operation_reap(&call, qli_word_slot(self), qli_word_generation(self), NULL) == QL_OK)
+        qli_holder_detach(region);
 }
 
 static enum ql_status open_locked(const char *path, const struct ql_options *options,
@@ -294,15 +439,23 @@ static enum ql_status open_locked(const char *path, const struct ql_options *opt
         return qli_error(error, QL_E_NOMEM, 0, "out of memory");
     fresh->engine.region = qli_region_none();
     pthread_mutex_init(&fresh->engine.limits_mutex, NULL);
+    qli_flusher_init(&fresh->flusher, &fresh->engine);
     fresh->injected_clock = options->clock != NULL;
     fresh->handles = 1;
     struct qli_store *existing = NULL;
     enum ql_status status = attach(fresh, path, options, &existing, error);
     if (status == QL_OK && existing != NULL)
         status = share(existing, fresh->injected_clock, error);
+    if (status == QL_OK) {
+        status = settle_ledger(existing != NULL ? existing : fresh, options, error);
+        if (status != QL_OK && existing == NULL)
+            detach(fresh);
+    }
     if (status != QL_OK || existing != NULL) {
         free_store(fresh);
         *store = status == QL_OK ? existing : NULL;
+        if (*store != NULL)
+            existing->handles++;
         return status;
     }
     fresh->next = table;
@@ -321,19 +474,6 @@ enum ql_status qli_store_open(const char *path, const struct ql_options *options
     return status;
 }
 
-/* A process that leaves its slot with leases in it (a stopped lock holder in
- * the way) is taken for dead: the next who looks reaps them. */
-static void detach(struct qli_store *store)
-{
-    struct qli_region *region = &store->engine.region;
-    uint64_t self = qli_holder_self(region);
-    if (self == 0)
-        return;
-    struct qli_call call = bare_call(&store->engine, self, DETACH_WAIT_MS);
-    if (qli_operation_reap(&call, qli_word_slot(self), qli_word_generation(self), NULL) == QL_OK)
-        qli_holder_detach(region);
-}
-
 void qli_store_close(struct qli_store *store)
 {
     pthread_mutex_lock(&table_mutex);
@@ -342,6 +482,7 @@ void qli_store_close(struct qli_store *store)
         while (*link != store)
             link = &(*link)->next;
         *link = store->next;
+        qli_ticker_stop(store);
         if (why_lost(store) == QL_OK)
             detach(store);
         else

@@ -21,6 +21,10 @@ struct cli {
     const char *store;
     const char *limit;
     const char *revoke;
+    const char *meter;
+    const char *from;
+    const char *to;
+    bool csv;
     bool json;
     bool help;
     bool version;
@@ -38,6 +42,7 @@ struct cli_command {
     int max_args;
     bool takes_limit;
     bool takes_revoke;
+    bool takes_period; /* --meter, --from, --to, --csv */
     enum cli_exit (*run)(struct cli *cli);
     /* Says why the store could not be opened, where that is the command's
      * answer; NULL: the common message. */
@@ -49,5 +54,7 @@ extern const struct cli_command cli_leases_command;
 extern const struct cli_command cli_check_command;
 extern const struct cli_command cli_charge_command;
 extern const struct cli_command cli_verify_command;
+extern const struct cli_command cli_history_command;
+extern const struct cli_command cli_backup_command;
 
 #endif

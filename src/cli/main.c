@@ -11,8 +11,8 @@
 #include "output.h"
 
 static const struct cli_command *const commands[] = {
-    &cli_usage_command,  &cli_leases_command, &cli_check_command,
-    &cli_charge_command, &cli_verify_command,
+    &cli_usage_command,   &cli_leases_command, &cli_check_command,  &cli_charge_command,
+    &cli_history_command, &cli_verify_command, &cli_backup_command,
 };
 #define COMMAND_COUNT (sizeof(commands) / sizeof(commands[0]))
 
@@ -78,6 +78,10 @@ static enum cli_exit parse_options(int argc, char **argv, struct cli *cli)
         {"json", no_argument, NULL, 'j'},
         {"limit", required_argument, NULL, 'l'},
         {"revoke", required_argument, NULL, 'r'},
+        {"meter", required_argument, NULL, 'm'},
+        {"from", required_argument, NULL, 'f'},
+        {"to", required_argument, NULL, 't'},
+        {"csv", no_argument, NULL, 'c'},
         {"help", no_argument, NULL, 'h'},
         {"version", no_argument, NULL, 'V'},
         {NULL, 0, NULL, 0},
@@ -97,6 +101,18 @@ static enum cli_exit parse_options(int argc, char **argv, struct cli *cli)
             break;
         case 'r':
             cli->revoke = optarg;
+            break;
+        case 'm':
+            cli->meter = optarg;
+            break;
+        case 'f':
+            cli->from = optarg;
+            break;
+        case 't':
+            cli->to = optarg;
+            break;
+        case 'c':
+            cli->csv = true;
             break;
         case 'h':
             cli->help = true;
@@ -133,6 +149,10 @@ static enum cli_exit check_arguments(const struct cli_command *command, const st
     if (cli->revoke != NULL && !command->takes_revoke) {
         return wrong("--revoke does not belong to the command", command->name);
     }
+    if ((cli->meter != NULL || cli->from != NULL || cli->to != NULL || cli->csv) &&
+        !command->takes_period) {
+        return wrong("--meter, --from, --to and --csv do not belong to the command", command->name);
+    }
     if (cli->arg_count < command->min_args) {
         return wrong("arguments are missing for the command", command->name);
     }
@@ -150,6 +170,7 @@ static enum cli_exit run(const struct cli_command *command, struct cli *cli)
     struct ql_error error;
     struct ql_options options = QL_OPTIONS_INIT;
     options.must_exist = true; /* a store has the size that its program wants */
+    options.no_thread = true;
     enum ql_status status = ql_open(cli->store, &options, &cli->ql, &error);
     if (status != QL_OK) {
         return command->open_failed != NULL ? command->open_failed(cli, &error)

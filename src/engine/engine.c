@@ -109,6 +109,14 @@ static uint64_t or_default(uint64_t value, uint64_t otherwise)
     return value != 0 ? value : otherwise;
 }
 
+void qli_engine_raise(struct ql_options *options, uint64_t subjects, uint64_t meters)
+{
+    if (subjects > or_default(options->max_subjects, DEFAULT_SUBJECTS))
+        options->max_subjects = subjects < SUBJECTS_MAX ? (uint32_t)subjects : SUBJECTS_MAX;
+    if (meters > or_default(options->max_meters, default_meters(options)))
+        options->max_meters = meters < QL_METERS_MAX ? (uint32_t)meters : QL_METERS_MAX;
+}
+
 enum ql_status qli_engine_plan(const struct ql_options *options, struct qli_region_plan *plan,
                                struct ql_error *error)
 {

@@ -97,6 +97,9 @@ static inline bool qli_engine_has_ledger(const struct qli_engine *engine)
 enum ql_status qli_engine_plan(const struct ql_options *options, struct qli_region_plan *plan,
                                struct ql_error *error);
 
+/* Raises the sizes that the options ask for to what there has to be room for. */
+void qli_engine_raise(struct ql_options *options, uint64_t subjects, uint64_t meters);
+
 /* The stamp that a region of this build has. */
 uint64_t qli_engine_stamp(void);
 

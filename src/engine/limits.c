@@ -175,18 +175,34 @@ static bool same_list(const struct qli_limits *store, const struct ql_limit *lim
     return same;
 }
 
+/* The meter's index, or count if it has no name yet. */
+static uint64_t find_meter(const struct qli_store_page *page, uint64_t count, const char *name)
+{
+    uint64_t meter = 0;
+    while (meter < count && strncmp(page->meters[meter], name, QLI_NAME_SIZE) != 0)
+        meter++;
+    return meter;
+}
+
 /* The meter's index; it is named behind the others if it is new. There is room:
  * see check_room. *count was checked, and damage can't change it. */
 static uint64_t name_meter(struct qli_store_page *page, uint64_t *count, const char *name)
 {
-    uint64_t meter = 0;
-    for (; meter < *count; meter++) {
-        if (strncmp(page->meters[meter], name, QLI_NAME_SIZE) == 0)
-            return meter;
+    uint64_t meter = find_meter(page, *count, name);
+    if (meter == *count) {
+        strncpy(page->meters[meter], name, QLI_NAME_SIZE);
+        ++*count;
     }
-    strncpy(page->meters[meter], name, QLI_NAME_SIZE);
-    ++*count;
     return meter;
+}
+
+int qli_limits_add_meter(struct qli_engine *engine, const char *meter)
+{
+    struct qli_store_page *page = engine->page;
+    uint64_t *count = &page->lists[page->sequence & 1].meter_count;
+    if (find_meter(page, *count, meter) == engine->geometry.meter_capacity)
+        return -1;
+    return (int)name_meter(page, count, meter);
 }
 
 static void write_list(struct qli_store_page *page, uint64_t meter_count,

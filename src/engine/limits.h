@@ -37,6 +37,10 @@ enum ql_status qli_limits_apply(struct qli_engine *engine, uint64_t self,
 /* The meter's index in the cells, or -1. */
 int qli_limits_meter(const struct qli_limits *limits, const char *meter);
 
+/* The index of a meter in a region that nobody else has seen, where it is named if
+ * it is not yet; -1: there is no room. */
+int qli_limits_add_meter(struct qli_engine *engine, const char *meter);
+
 /* Whether the limits of the store page are as [C1] says. Guard 0 is held. */
 bool qli_limits_sound_locked(const struct qli_engine *engine);
 

@@ -7,7 +7,7 @@
  * Making a region stores, in this order:
  *   1. the record with the store's UUID and no region (also where the region that it named was
  *      removed: a death between 3 and 4 must not leave it naming another than there is)
- *   2. the file NAME.new, whole         a death up to here: the next one removes it
+ *   2. the file NAME.new, whole, filled a death up to here: the next one removes it
  *   3. its new name                     a death after it: a region that no record names and
  *                                       no holder uses; the next one replaces it
  *   4. the record that names it
@@ -32,8 +32,7 @@
 #define ATTACH_WAIT_MS 5000
 #define TAKE_OVER_WAIT_MS 1000 /* well below what others wait for ATTACH, which is ours meanwhile */
 
-/* A second description of the lock file, which can own locks of its own. */
-static int reopen_lock(const struct qli_region *region)
+int qli_attach_reopen_lock(const struct qli_region *region)
 {
     char path[40];
     snprintf(path, sizeof path, "/proc/self/fd/%d", region->lock_fd);
@@ -45,7 +44,7 @@ static enum ql_status enter_store(const struct qli_region *region, int64_t wait_
 {
     if (!qli_holder_is_lock_file(region, region->lock_fd))
         return qli_error(error, QL_E_DETACHED, 0, "%s", ql_status_text(QL_E_DETACHED));
-    *token_fd = reopen_lock(region);
+    *token_fd = qli_attach_reopen_lock(region);
     if (*token_fd < 0)
         return qli_place_refused(error, errno, "the lock file", " through /proc");
     int64_t deadline_ns = qli_clock_boot_ns() + wait_ms * QLI_NS_PER_MS;
@@ -138,11 +137,14 @@ static enum ql_status may_make_region(const struct qli_place *place, int token_f
 
 /* See the file's head for the order. */
 static enum ql_status make_region(const struct qli_place *place, const struct qli_region *region,
-                                  int token_fd, const struct qli_region_plan *plan,
+                                  int token_fd, const struct qli_attach_hooks *hooks,
                                   struct qli_lock_record *record, int *region_fd,
                                   struct qli_region_header *header, struct ql_error *error)
 {
+    struct qli_region_plan plan;
     enum ql_status status = may_make_region(place, token_fd, error);
+    if (status == QL_OK)
+        status = hooks->plan(hooks->context, place->directory_fd, token_fd, &plan, error);
     if (status != QL_OK)
         return status;
     int directory_fd = place->region_directory_fd;
@@ -155,9 +157,11 @@ static enum ql_status make_region(const struct qli_place *place, const struct ql
     if (*region_fd < 0)
         return qli_place_refused(error, errno, qli_place_region_directory(place, record),
                                  "'s file for the region");
-    status = qli_region_create(*region_fd, plan, error);
+    status = qli_region_create(*region_fd, &plan, error);
     if (status == QL_OK)
-        status = qli_region_inspect(*region_fd, plan->stamp, header, error);
+        status = qli_region_inspect(*region_fd, hooks->stamp, header, error);
+    if (status == QL_OK)
+        status = hooks->fill(hooks->context, *region_fd, header, error);
     if (status == QL_OK &&
         renameat(directory_fd, place->new_name, directory_fd, place->region_name) != 0)
         status = qli_place_refused(error, errno, "the region ", place->region_name);
@@ -231,8 +235,9 @@ static enum ql_status match_region(const struct qli_place *place, const struct q
 }
 
 static enum ql_status find_region(struct qli_place *place, const struct qli_region *region,
-                                  int token_fd, const struct qli_region_plan *plan, int *region_fd,
-                                  struct qli_region_header *header, struct ql_error *error)
+                                  int token_fd, const struct qli_attach_hooks *hooks,
+                                  int *region_fd, struct qli_region_header *header,
+                                  struct ql_error *error)
 {
     struct qli_lock_record record;
     bool stale = true;
@@ -246,10 +251,10 @@ static enum ql_status find_region(struct qli_place *place, const struct qli_regi
     if (!stale)
         *region_fd = qli_place_open_region(place, place->region_name, 0);
     if (stale || (*region_fd < 0 && errno == ENOENT))
-        return make_region(place, region, token_fd, plan, &record, region_fd, header, error);
+        return make_region(place, region, token_fd, hooks, &record, region_fd, header, error);
     if (*region_fd < 0)
         return qli_place_refused(error, errno, "the region ", place->region_name);
-    status = qli_region_inspect(*region_fd, plan->stamp, header, error);
+    status = qli_region_inspect(*region_fd, hooks->stamp, header, error);
     if (status != QL_OK)
         return status;
     return match_region(place, region, token_fd, *region_fd, header, &record, error);
@@ -275,15 +280,21 @@ enum ql_status qli_attach_memory(struct qli_region *region, struct ql_error *err
     return qli_place_know_lock(region, error);
 }
 
-static enum ql_status make_in_memory(const struct qli_region_plan *plan, int *region_fd,
+static enum ql_status make_in_memory(const struct qli_attach_hooks *hooks, int *region_fd,
                                      struct qli_region_header *header, struct ql_error *error)
 {
+    struct qli_region_plan plan;
+    enum ql_status status = hooks->plan(hooks->context, -1, -1, &plan, error);
+    if (status != QL_OK)
+        return status;
     *region_fd = memfd_create("quotalite-region", MFD_CLOEXEC);
     if (*region_fd < 0)
         return qli_error(error, QL_E_SYSTEM, errno, "cannot make a memory file: %s",
                          strerror(errno));
-    enum ql_status status = qli_region_create(*region_fd, plan, error);
-    return status == QL_OK ? qli_region_inspect(*region_fd, plan->stamp, header, error) : status;
+    status = qli_region_create(*region_fd, &plan, error);
+    if (status == QL_OK)
+        status = qli_region_inspect(*region_fd, hooks->stamp, header, error);
+    return status == QL_OK ? hooks->fill(hooks->context, *region_fd, header, error) : status;
 }
 
 /* ---- becoming a holder --------------------------------------------------- */
@@ -309,18 +320,17 @@ static enum ql_status join(struct qli_region *region, int region_fd, int token_f
     return status;
 }
 
-enum ql_status qli_attach(struct qli_place *place, const struct qli_region_plan *plan,
-                          const struct qli_attach_hooks *hooks, struct qli_region *region,
-                          struct ql_error *error)
+enum ql_status qli_attach(struct qli_place *place, const struct qli_attach_hooks *hooks,
+                          struct qli_region *region, struct ql_error *error)
 {
     int token_fd = -1;
     int region_fd = -1;
     struct qli_region_header header;
     enum ql_status status = enter_store(region, ATTACH_WAIT_MS, &token_fd, error);
     if (status == QL_OK && region->has_name)
-        status = find_region(place, region, token_fd, plan, &region_fd, &header, error);
+        status = find_region(place, region, token_fd, hooks, &region_fd, &header, error);
     else if (status == QL_OK)
-        status = make_in_memory(plan, &region_fd, &header, error);
+        status = make_in_memory(hooks, &region_fd, &header, error);
     if (status == QL_OK)
         return join(region, region_fd, token_fd, &header, hooks, error);
     if (region_fd >= 0)
@@ -332,19 +342,24 @@ enum ql_status qli_attach(struct qli_place *place, const struct qli_region_plan 
 
 /* Whether the mapped region still is the store's. A process that has no byte yet
  * keeps nobody from making another where this one was removed or moved away. */
-static enum ql_status is_current(const struct qli_region *region, int token_fd)
+static enum ql_status look_if_current(const struct qli_region *region, int lock_fd)
 {
     struct qli_lock_record record;
     bool empty;
     enum ql_status status = qli_region_look(region);
     if (status != QL_OK || !region->has_name)
         return status;
-    status = qli_lockfile_read(token_fd, &record, &empty, NULL);
+    status = qli_lockfile_read(lock_fd, &record, &empty, NULL);
     if (status != QL_OK)
         return status;
     bool named =
         !empty && memcmp(record.region_uuid, region->header->uuid, sizeof record.region_uuid) == 0;
     return named ? QL_OK : QL_E_GONE;
+}
+
+bool qli_attach_is_current(const struct qli_region *region)
+{
+    return look_if_current(region, region->lock_fd) == QL_OK;
 }
 
 enum ql_status qli_attach_child(struct qli_region *region, int64_t wait_ms, qli_holder_reaper reap,
@@ -356,7 +371,7 @@ enum ql_status qli_attach_child(struct qli_region *region, int64_t wait_ms, qli_
     int token_fd = -1;
     enum ql_status status = enter_store(region, wait_ms, &token_fd, NULL);
     if (status == QL_OK)
-        status = is_current(region, token_fd);
+        status = look_if_current(region, token_fd);
     if (status == QL_OK)
         status = qli_holder_register(region, token_fd, wait_ms, reap, context, NULL);
     if (status == QL_OK)

@@ -10,19 +10,27 @@
 #include "region/place.h"
 #include "region/region.h"
 
+/* What the region does not know itself. */
 struct qli_attach_hooks {
+    uint64_t stamp; /* that the region has to have */
+    /* Where a region has to be made, says how. Nobody is a holder; lock_fd is a
+     * descriptor of the lock file that has ATTACH. Both are -1 in memory. */
+    enum ql_status (*plan)(void *context, int directory_fd, int lock_fd,
+                           struct qli_region_plan *plan, struct ql_error *error);
+    /* Then fills it. Nobody else has seen it, and the record names no region. */
+    enum ql_status (*fill)(void *context, int region_fd, const struct qli_region_header *header,
+                           struct ql_error *error);
+    /* Looks at the mapped region and may refuse it. */
     enum ql_status (*check)(void *context, struct ql_error *error);
     qli_holder_reaper reap;
     void *context;
 };
 
-/* Maps the region of the store at the place, made anew by plan if there is none
- * or if it is an earlier boot's. check() looks at the mapped region and may
- * refuse it. On success region is mapped and this process is a holder. On
- * failure region is still to be unmapped. */
-enum ql_status qli_attach(struct qli_place *place, const struct qli_region_plan *plan,
-                          const struct qli_attach_hooks *hooks, struct qli_region *region,
-                          struct ql_error *error);
+/* Maps the region of the store at the place, made anew if there is none or if it
+ * is an earlier boot's. On success region is mapped and this process is a holder.
+ * On failure region is still to be unmapped. */
+enum ql_status qli_attach(struct qli_place *place, const struct qli_attach_hooks *hooks,
+                          struct qli_region *region, struct ql_error *error);
 
 /* Begins a store in memory: in the stead of qli_place_open. qli_attach then
  * makes a region of its own, and looks at no place. */
@@ -32,6 +40,13 @@ enum ql_status qli_attach_memory(struct qli_region *region, struct ql_error *err
  * request goes with it. */
 enum ql_status qli_attach_compare(struct qli_place *place, const struct qli_region *region,
                                   struct ql_error *error);
+
+/* A second description of the lock file, which can own locks of its own; -1 and
+ * errno. */
+int qli_attach_reopen_lock(const struct qli_region *region);
+
+/* Whether the mapped region still is the store's, and its lock file still there. */
+bool qli_attach_is_current(const struct qli_region *region);
 
 /* Makes a forked child a holder of its parent's region. The caller has the
  * mutex of region->self. */

@@ -83,6 +83,7 @@ struct ql_options kt_options(int64_t *clock_ns, int64_t slots, uint32_t room)
         .max_holders = room,
         .admit_wait_ms = 20000,
         .charge_wait_ms = 20000,
+        .durability = QL_DURABILITY_NONE, /* no thread, no SQLite: the engine alone */
         .clock = read_clock,
         .context = clock_ns,
     };

@@ -70,6 +70,7 @@ static struct ql_options options_with(const char *region_directory)
     options.max_subjects = 16;
     options.max_holders = 4;
     options.region_directory = region_directory;
+    options.durability = QL_DURABILITY_NONE; /* a removed region forgets what was counted */
     return options;
 }
 

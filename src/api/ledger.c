@@ -1,0 +1,279 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The calls about the ledger. Each writes to it first what it lacks, so that what
+ * was charged before the call is in the answer.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "api/handle.h"
+#include "base/error.h"
+#include "base/system.h"
+
+static enum ql_status flush(struct ql *ql, const struct qli_call *call, struct ql_error *error)
+{
+    return qli_flusher_flush(&ql->store->flusher, call->self, call->wait_ms, error);
+}
+
+/* Begins a call that the host is told of: the disk is slow. */
+static enum ql_status begin(struct ql *ql, int64_t wait_ms, struct qli_call *call, void **token)
+{
+    enum ql_status status = qli_handle_begin(ql, wait_ms, call);
+    *token = NULL;
+    if (status == QL_OK && ql->options.wait_begin != NULL)
+        *token = ql->options.wait_begin(ql->options.context);
+    return status;
+}
+
+static void end(const struct ql *ql, enum ql_status begun, void *token)
+{
+    if (begun == QL_OK && ql->options.wait_begin != NULL)
+        qli_handle_ends_to_wait(ql, token);
+}
+
+enum ql_status ql_flush(struct ql *ql, struct ql_error *error)
+{
+    struct qli_call call;
+    void *token;
+    if (ql == NULL)
+        return qli_error(error, QL_E_INVALID, 0, "the handle is NULL");
+    enum ql_status begun = begin(ql, ql->options.charge_wait_ms, &call, &token);
+    enum ql_status status = begun;
+    if (begun != QL_OK)
+        qli_error(error, begun, 0, "%s", ql_status_text(begun));
+    else if (qli_engine_has_ledger(call.engine))
+        status = flush(ql, &call, error);
+    end(ql, begun, token);
+    return status;
+}
+
+enum ql_status ql_flush_lag(struct ql *ql, int64_t *lag_ms)
+{
+    struct qli_call call;
+    if (ql == NULL || lag_ms == NULL)
+        return QL_E_INVALID;
+    enum ql_status status = qli_handle_begin(ql, ql->options.admit_wait_ms, &call);
+    if (status == QL_OK)
+        *lag_ms = qli_engine_has_ledger(call.engine) ? qli_flusher_lag_ms(&ql->store->flusher) : 0;
+    return status;
+}
+
+/* ---- history ------------------------------------------------------------- */
+
+/* What is shown without the ledger's lock. */
+struct entries {
+    const char *meter; /* that is asked for, or NULL */
+    size_t count;
+    size_t room;
+    struct entry {
+        int64_t day;
+        int64_t amount;
+        char meter[QL_NAME_MAX + 1];
+    } * items;
+};
+
+static enum ql_status add_entry(struct entries *entries, int64_t day, const char *meter,
+                                int64_t amount)
+{
+    if (amount == 0 || (entries->meter != NULL && strcmp(entries->meter, meter) != 0))
+        return QL_OK;
+    if (entries->count == entries->room) {
+        size_t room = entries->room > 0 ? 2 * entries->room : 64;
+        struct entry *items = realloc(entries->items, room * sizeof *items);
+        if (items == NULL)
+            return QL_E_NOMEM;
+        entries->items = items;
+        entries->room = room;
+    }
+    struct entry *entry = &entries->items[entries->count++];
+    *entry = (struct entry){.day = day, .amount = amount};
+    memcpy(entry->meter, meter, strlen(meter) + 1);
+    return QL_OK;
+}
+
+static enum ql_status add_row(void *context, const struct qli_ledger_row *row)
+{
+    return add_entry(context, row->day, row->meter, row->amount);
+}
+
+static int64_t day_of(int64_t seconds)
+{
+    return seconds > 0 ? seconds / QLI_SECONDS_PER_DAY : 0;
+}
+
+/* The days from first up to last that the ledger has. */
+static enum ql_status read_days(struct qli_ledger *ledger, const char *subject, int64_t first,
+                                int64_t last, struct entries *entries)
+{
+    int64_t ledger_first;
+    int64_t ledger_last;
+    bool none;
+    enum ql_status status = qli_ledger_days(ledger, &ledger_first, &ledger_last, &none);
+    if (status != QL_OK || none)
+        return status;
+    first = first > ledger_first ? first : ledger_first;
+    last = last < ledger_last ? last : ledger_last;
+    for (int64_t day = first; status == QL_OK && day <= last; day++)
+        status = qli_ledger_read_subject(ledger, subject, day, add_row, entries);
+    return status;
+}
+
+static enum ql_status read_history(struct ql *ql, const struct qli_call *call, const char *subject,
+                                   int64_t first, int64_t last, struct entries *entries)
+{
+    struct qli_flusher *flusher = &ql->store->flusher;
+    enum ql_status status = flush(ql, call, NULL);
+    if (status == QL_OK)
+        status = qli_flusher_lend(flusher, call->wait_ms, NULL);
+    if (status != QL_OK)
+        return status;
+    status = read_days(&flusher->ledger, subject, first, last, entries);
+    qli_flusher_return(flusher);
+    return status;
+}
+
+/* Of a store without a ledger: the region's two windows. */
+static enum ql_status read_windows(struct ql *ql, const struct qli_call *call, const char *subject,
+                                   int64_t first, int64_t last, struct entries *entries)
+{
+    struct ql_usage usage;
+    enum ql_status status = ql_usage(ql, subject, &usage);
+    for (int64_t day = call->day - 1; status == QL_OK && day <= call->day; day++) {
+        for (uint32_t m = 0; status == QL_OK && m < usage.meter_count; m++) {
+            const struct ql_meter_state *meter = &usage.meters[m];
+            if (day >= first && day <= last)
+                status = add_entry(entries, day, meter->name,
+                                   day == call->day ? meter->total : meter->yesterday);
+        }
+    }
+    return status;
+}
+
+static int show(const struct entries *entries, ql_history_visitor visit, void *context)
+{
+    int stopped = 0;
+    for (size_t i = 0; i < entries->count && stopped == 0; i++) {
+        const struct entry *item = &entries->items[i];
+        const struct ql_history_entry entry = {
+            .start = item->day * QLI_SECONDS_PER_DAY,
+            .end = (item->day + 1) * QLI_SECONDS_PER_DAY,
+            .meter = item->meter,
+            .amount = item->amount,
+        };
+        stopped = visit(context, &entry);
+    }
+    return stopped;
+}
+
+enum ql_status ql_history(struct ql *ql, const char *subject, const char *meter, int64_t from,
+                          int64_t to, ql_history_visitor visit, void *context, int *stopped)
+{
+    struct qli_call call;
+    struct qli_name name;
+    void *token;
+    struct entries entries = {.meter = meter};
+    if (ql == NULL || visit == NULL || to < from)
+        return QL_E_INVALID;
+    if (stopped != NULL)
+        *stopped = 0;
+    enum ql_status begun = begin(ql, ql->options.admit_wait_ms, &call, &token);
+    enum ql_status status = begun == QL_OK ? qli_subject_name(call.engine, subject, &name) : begun;
+    bool has_ledger = begun == QL_OK && qli_engine_has_ledger(call.engine);
+    if (status == QL_OK && to > from && has_ledger)
+        status = read_history(ql, &call, subject, day_of(from), day_of(to - 1), &entries);
+    end(ql, begun, token);
+    if (status == QL_OK && to > from && !has_ledger)
+        status = read_windows(ql, &call, subject, day_of(from), day_of(to - 1), &entries);
+    int ended = status == QL_OK ? show(&entries, visit, context) : 0;
+    if (stopped != NULL)
+        *stopped = ended;
+    free(entries.items);
+    return status;
+}
+
+/* ---- backup -------------------------------------------------------------- */
+
+static enum ql_status refuse(struct ql_error *error, const char *what, const char *path)
+{
+    return qli_error(error, QL_E_SYSTEM, errno, "cannot %s %.200s: %s", what, path,
+                     strerror(errno));
+}
+
+/* SQLite does not wait for the disk when it writes such a copy. */
+static enum ql_status sync_file(const char *path, struct ql_error *error)
+{
+    int fd = qli_system_open(AT_FDCWD, path, O_RDWR, 0);
+    if (fd < 0 || qli_system_sync(fd) != 0) {
+        enum ql_status status = refuse(error, "write", path);
+        if (fd >= 0)
+            close(fd);
+        return status;
+    }
+    close(fd);
+    return QL_OK;
+}
+
+static enum ql_status copy_ledger(struct ql *ql, const struct qli_call *call, const char *path,
+                                  struct ql_error *error)
+{
+    struct qli_flusher *flusher = &ql->store->flusher;
+    enum ql_status status = flush(ql, call, error);
+    if (status == QL_OK)
+        status = qli_flusher_lend(flusher, call->wait_ms, error);
+    if (status != QL_OK)
+        return status;
+    status = qli_ledger_copy(&flusher->ledger, path);
+    if (status != QL_OK)
+        qli_error(error, status, 0, "%s", flusher->ledger.error.text);
+    qli_flusher_return(flusher);
+    return status;
+}
+
+/* Into PATH.new, which gets its name when it is whole. */
+static enum ql_status back_up(struct ql *ql, const struct qli_call *call, const char *path,
+                              struct ql_error *error)
+{
+    size_t length = strlen(path);
+    char *draft = malloc(length + sizeof ".new");
+    if (draft == NULL)
+        return qli_error(error, QL_E_NOMEM, 0, "out of memory");
+    memcpy(draft, path, length);
+    memcpy(draft + length, ".new", sizeof ".new");
+    enum ql_status status = QL_OK;
+    if (unlink(draft) != 0 && errno != ENOENT)
+        status = refuse(error, "write", draft);
+    if (status == QL_OK)
+        status = copy_ledger(ql, call, draft, error);
+    if (status == QL_OK)
+        status = sync_file(draft, error);
+    if (status == QL_OK && link(draft, path) != 0)
+        status = errno == EEXIST ? qli_error(error, QL_E_INVALID, EEXIST,
+                                             "%.200s exists; name a new file", path)
+                                 : refuse(error, "make", path);
+    unlink(draft);
+    free(draft);
+    return status;
+}
+
+enum ql_status ql_backup(struct ql *ql, const char *path, struct ql_error *error)
+{
+    struct qli_call call;
+    void *token;
+    if (ql == NULL || path == NULL || path[0] == '\0')
+        return qli_error(error, QL_E_INVALID, 0, "name a handle and a new file");
+    if (access(path, F_OK) == 0)
+        return qli_error(error, QL_E_INVALID, EEXIST, "%.200s exists; name a new file", path);
+    enum ql_status begun = begin(ql, ql->options.charge_wait_ms, &call, &token);
+    enum ql_status status = begun;
+    if (begun != QL_OK)
+        qli_error(error, begun, 0, "%s", ql_status_text(begun));
+    else if (!qli_engine_has_ledger(call.engine))
+        status = qli_error(error, QL_E_INVALID, 0, "the store has no ledger");
+    else
+        status = back_up(ql, &call, path, error);
+    end(ql, begun, token);
+    return status;
+}

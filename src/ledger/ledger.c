@@ -1,0 +1,508 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A death in here leaves what SQLite promises: the transactions that were
+ * committed, each whole.
+ */
+#include "ledger/ledger.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/system.h"
+#include "ledger/schema.h"
+#include "rules/name.h"
+#include "rules/window.h"
+
+#define FILE_NAME "ledger.db"
+#define BUSY_WAIT_MS 1000 /* for a reader that is in SQLite's way; writers are kept apart by us */
+#define INLINE_KEY_BYTES "96"
+
+static const char *const texts[QLI_LEDGER_STATEMENTS] = {
+    [QLI_LEDGER_BEGIN] = "BEGIN IMMEDIATE",
+    [QLI_LEDGER_COMMIT] = "COMMIT",
+    [QLI_LEDGER_READ_META] = "SELECT ledger, epoch, sequence, durability, history_days FROM meta",
+    [QLI_LEDGER_WRITE_META] =
+        "UPDATE meta SET epoch = ?1, sequence = ?2, durability = ?3, history_days = ?4",
+    [QLI_LEDGER_PUT] = "INSERT INTO totals VALUES ('day', ?1, ?2, ?3, ?4) "
+                       "ON CONFLICT DO UPDATE SET amount = excluded.amount "
+                       "WHERE excluded.amount > amount",
+    [QLI_LEDGER_READ_SUBJECT] = "SELECT start, subject, meter, amount FROM totals "
+                                "WHERE window = 'day' AND start = ?1 AND subject = ?2",
+    [QLI_LEDGER_READ_DAY] = "SELECT start, subject, meter, amount FROM totals "
+                            "WHERE window = 'day' AND start = ?1",
+    [QLI_LEDGER_PRUNE] =
+        "DELETE FROM totals WHERE (window, start, subject, meter) IN "
+        "(SELECT window, start, subject, meter FROM totals WHERE window = 'day' AND start < ?1 "
+        "LIMIT 5000)",
+};
+
+/* ---- failures ------------------------------------------------------------ */
+
+static const char *advice_for(int rc)
+{
+    switch (rc & 0xff) {
+    case SQLITE_FULL:
+        return "free some space: nothing is lost meanwhile, it will be written then";
+    case SQLITE_CORRUPT:
+    case SQLITE_NOTADB:
+        return "it is damaged: put a backup in its place, or move it away to begin with no history";
+    case SQLITE_READONLY:
+    case SQLITE_CANTOPEN:
+    case SQLITE_PERM:
+        return "let the program's user read and write the store's directory and its files";
+    case SQLITE_BUSY:
+    case SQLITE_LOCKED:
+        return "another program has it locked: end that";
+    default:
+        return "look at the disk";
+    }
+}
+
+static enum ql_status fail(struct qli_ledger *ledger, int rc)
+{
+    int cause = ledger->db != NULL ? sqlite3_system_errno(ledger->db) : 0;
+    return qli_error(&ledger->error, QL_E_LEDGER, cause, "the ledger (%s): %s; %s", FILE_NAME,
+                     sqlite3_errstr(rc), advice_for(rc));
+}
+
+static enum ql_status refuse_file(struct qli_ledger *ledger, const char *what)
+{
+    return qli_error(&ledger->error, QL_E_LEDGER, errno, "cannot %s the ledger (%s): %s", what,
+                     FILE_NAME, strerror(errno));
+}
+
+/* ---- the file ------------------------------------------------------------ */
+
+enum ql_status qli_ledger_init(struct qli_ledger *ledger, int directory_fd, struct ql_error *error)
+{
+    struct stat info;
+    *ledger = (struct qli_ledger){.directory_fd = -1};
+    if (directory_fd < 0)
+        return QL_OK;
+    ledger->directory_fd = qli_system_open(directory_fd, ".", O_RDONLY | O_DIRECTORY, 0);
+    if (ledger->directory_fd < 0 || fstat(ledger->directory_fd, &info) != 0)
+        return qli_error(error, QL_E_SYSTEM, errno, "cannot keep the store's directory open: %s",
+                         strerror(errno));
+    ledger->directory_device = info.st_dev;
+    ledger->directory_inode = info.st_ino;
+    return QL_OK;
+}
+
+/* A host may have closed the descriptor and got its number for something else. */
+static bool directory_is_ours(const struct qli_ledger *ledger)
+{
+    struct stat info;
+    return ledger->directory_fd >= 0 && fstat(ledger->directory_fd, &info) == 0 &&
+           info.st_dev == ledger->directory_device && info.st_ino == ledger->directory_inode;
+}
+
+void qli_ledger_end(struct qli_ledger *ledger)
+{
+    qli_ledger_disconnect(ledger);
+    if (directory_is_ours(ledger))
+        close(ledger->directory_fd);
+    ledger->directory_fd = -1;
+}
+
+/* SQLite would give the file the mode that its user's umask makes of 0644. An
+ * existing file is not touched: closing it would drop SQLite's own locks. */
+static enum ql_status make_file(struct qli_ledger *ledger)
+{
+    struct stat directory;
+    int fd = qli_system_open(ledger->directory_fd, FILE_NAME, O_CREAT | O_EXCL | O_RDWR, 0600);
+    if (fd < 0)
+        return errno == EEXIST ? QL_OK : refuse_file(ledger, "make");
+    enum ql_status status = QL_OK;
+    if (fstat(ledger->directory_fd, &directory) != 0)
+        status = refuse_file(ledger, "make");
+    bool root = geteuid() == 0;
+    bool shared = root || (directory.st_mode & 0060) != 0;
+    if (status == QL_OK && fchown(fd, root ? directory.st_uid : (uid_t)-1, directory.st_gid) != 0 &&
+        shared)
+        status = refuse_file(ledger, "share");
+    if (status == QL_OK && fchmod(fd, directory.st_mode & 0666) != 0)
+        status = refuse_file(ledger, "share");
+    if (status == QL_OK && qli_system_sync(ledger->directory_fd) != 0)
+        status = refuse_file(ledger, "make");
+    close(fd);
+    return status;
+}
+
+/* The inode of the file of our name, or 0. */
+static uint64_t find_inode(const struct qli_ledger *ledger)
+{
+    struct stat info;
+    return fstatat(ledger->directory_fd, FILE_NAME, &info, 0) == 0 ? info.st_ino : 0;
+}
+
+/* The log of a file that is no longer there would be taken for the new one's. */
+static void remove_former_log(const struct qli_ledger *ledger, uint64_t former)
+{
+    uint64_t inode = find_inode(ledger);
+    if (former == 0 || inode == former)
+        return;
+    unlinkat(ledger->directory_fd, FILE_NAME "-wal", 0);
+    unlinkat(ledger->directory_fd, FILE_NAME "-shm", 0);
+}
+
+/* ---- the connection ------------------------------------------------------ */
+
+static int set_up(sqlite3 *db)
+{
+    /* Writing and checkpointing is for who has the FLUSHER byte, closing is for
+     * everybody: so closing does not checkpoint. */
+    int rc = sqlite3_db_config(db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_busy_timeout(db, BUSY_WAIT_MS);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_exec(db, "PRAGMA journal_mode = WAL", NULL, NULL, NULL);
+    return rc == SQLITE_OK ? sqlite3_exec(db, "PRAGMA synchronous = FULL", NULL, NULL, NULL) : rc;
+}
+
+static enum ql_status open_connection(struct qli_ledger *ledger)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/self/fd/%d/" FILE_NAME, ledger->directory_fd);
+    int rc = sqlite3_open_v2(path, &ledger->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL);
+    if (rc == SQLITE_OK)
+        rc = set_up(ledger->db);
+    if (rc != SQLITE_OK)
+        return fail(ledger, rc);
+    ledger->error.text[0] = '\0';
+    enum ql_status status = qli_schema_prepare(ledger->db, &rc, &ledger->error);
+    if (status != QL_OK)
+        return ledger->error.text[0] != '\0' ? status : fail(ledger, rc);
+    for (int i = 0; i < QLI_LEDGER_STATEMENTS; i++) {
+        rc = sqlite3_prepare_v3(ledger->db, texts[i], -1, SQLITE_PREPARE_PERSISTENT,
+                                &ledger->statements[i], NULL);
+        if (rc != SQLITE_OK)
+            return fail(ledger, rc);
+    }
+    ledger->inode = find_inode(ledger);
+    return QL_OK;
+}
+
+void qli_ledger_disconnect(struct qli_ledger *ledger)
+{
+    for (int i = 0; i < QLI_LEDGER_STATEMENTS; i++) {
+        sqlite3_finalize(ledger->statements[i]);
+        ledger->statements[i] = NULL;
+    }
+    sqlite3_close(ledger->db);
+    ledger->db = NULL;
+}
+
+static bool has_moved(const struct qli_ledger *ledger)
+{
+    int moved = 0;
+    return sqlite3_file_control(ledger->db, "main", SQLITE_FCNTL_HAS_MOVED, &moved) != SQLITE_OK ||
+           moved != 0;
+}
+
+enum ql_status qli_ledger_connect(struct qli_ledger *ledger, uint64_t former)
+{
+    if (ledger->db != NULL && has_moved(ledger)) {
+        former = ledger->inode;
+        qli_ledger_disconnect(ledger);
+    }
+    if (ledger->db != NULL)
+        return QL_OK;
+    if (!directory_is_ours(ledger))
+        return qli_error(&ledger->error, QL_E_LEDGER, 0,
+                         "the store's directory is not open any more");
+    remove_former_log(ledger, former);
+    enum ql_status status = make_file(ledger);
+    if (status == QL_OK)
+        status = open_connection(ledger);
+    if (status != QL_OK)
+        qli_ledger_disconnect(ledger);
+    return status;
+}
+
+/* ---- statements ---------------------------------------------------------- */
+
+/* Runs a statement that gives no row. */
+static int run(sqlite3_stmt *statement)
+{
+    int rc = sqlite3_step(statement);
+    int again = sqlite3_reset(statement);
+    return rc == SQLITE_DONE ? SQLITE_OK : again;
+}
+
+static int bind_text(sqlite3_stmt *statement, int position, const char *text)
+{
+    return sqlite3_bind_text(statement, position, text, -1, SQLITE_STATIC);
+}
+
+void qli_ledger_rollback(struct qli_ledger *ledger)
+{
+    if (ledger->db != NULL && sqlite3_get_autocommit(ledger->db) == 0)
+        sqlite3_exec(ledger->db, "ROLLBACK", NULL, NULL, NULL);
+}
+
+static enum ql_status give_up(struct qli_ledger *ledger, int rc)
+{
+    enum ql_status status = fail(ledger, rc);
+    qli_ledger_rollback(ledger);
+    return status;
+}
+
+static int read_blob(sqlite3_stmt *statement, int column, uint8_t uuid[QLI_UUID_SIZE])
+{
+    const void *blob = sqlite3_column_blob(statement, column);
+    if (blob == NULL || sqlite3_column_bytes(statement, column) != QLI_UUID_SIZE)
+        return SQLITE_CORRUPT;
+    memcpy(uuid, blob, QLI_UUID_SIZE);
+    return SQLITE_OK;
+}
+
+static int read_meta(sqlite3_stmt *statement, struct qli_ledger_meta *meta)
+{
+    int rc = sqlite3_step(statement);
+    if (rc == SQLITE_ROW) {
+        rc = read_blob(statement, 0, meta->ledger);
+        if (rc == SQLITE_OK)
+            rc = read_blob(statement, 1, meta->epoch);
+        meta->sequence = sqlite3_column_int64(statement, 2);
+        meta->durability = sqlite3_column_int64(statement, 3);
+        meta->history_days = sqlite3_column_int64(statement, 4);
+    } else if (rc == SQLITE_DONE) {
+        rc = SQLITE_CORRUPT;
+    }
+    sqlite3_reset(statement);
+    return rc;
+}
+
+enum ql_status qli_ledger_begin(struct qli_ledger *ledger, struct qli_ledger_meta *meta)
+{
+    int rc = run(ledger->statements[QLI_LEDGER_BEGIN]);
+    if (rc == SQLITE_OK)
+        rc = read_meta(ledger->statements[QLI_LEDGER_READ_META], meta);
+    return rc == SQLITE_OK ? QL_OK : give_up(ledger, rc);
+}
+
+enum ql_status qli_ledger_put(struct qli_ledger *ledger, const char *subject, const char *meter,
+                              int64_t day, int64_t amount)
+{
+    sqlite3_stmt *statement = ledger->statements[QLI_LEDGER_PUT];
+    int rc = sqlite3_bind_int64(statement, 1, day * QLI_SECONDS_PER_DAY);
+    if (rc == SQLITE_OK)
+        rc = bind_text(statement, 2, subject);
+    if (rc == SQLITE_OK)
+        rc = bind_text(statement, 3, meter);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_bind_int64(statement, 4, amount);
+    if (rc == SQLITE_OK)
+        rc = run(statement);
+    return rc == SQLITE_OK ? QL_OK : give_up(ledger, rc);
+}
+
+static int put_limit(sqlite3_stmt *statement, const struct ql_limit *limit, size_t position)
+{
+    int rc = sqlite3_bind_int64(statement, 1, (int64_t)position);
+    if (rc == SQLITE_OK)
+        rc = bind_text(statement, 2, limit->name);
+    if (rc == SQLITE_OK)
+        rc = bind_text(statement, 3, limit->meter);
+    if (rc == SQLITE_OK)
+        rc = bind_text(statement, 4, limit->window == QL_WINDOW_DAY ? "day" : NULL);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_bind_int64(statement, 5, limit->cap);
+    return rc == SQLITE_OK ? run(statement) : rc;
+}
+
+enum ql_status qli_ledger_put_limits(struct qli_ledger *ledger, const struct ql_limit *limits,
+                                     size_t count)
+{
+    sqlite3_stmt *statement = NULL;
+    int rc = sqlite3_exec(ledger->db, "DELETE FROM limits", NULL, NULL, NULL);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_prepare_v2(ledger->db, "INSERT INTO limits VALUES (?1, ?2, ?3, ?4, ?5)", -1,
+                                &statement, NULL);
+    for (size_t i = 0; rc == SQLITE_OK && i < count; i++)
+        rc = put_limit(statement, &limits[i], i);
+    sqlite3_finalize(statement);
+    return rc == SQLITE_OK ? QL_OK : give_up(ledger, rc);
+}
+
+enum ql_status qli_ledger_prune(struct qli_ledger *ledger, int64_t day, int *removed)
+{
+    sqlite3_stmt *statement = ledger->statements[QLI_LEDGER_PRUNE];
+    int rc = sqlite3_bind_int64(statement, 1, day * QLI_SECONDS_PER_DAY);
+    if (rc == SQLITE_OK)
+        rc = run(statement);
+    *removed = sqlite3_changes(ledger->db);
+    return rc == SQLITE_OK ? QL_OK : give_up(ledger, rc);
+}
+
+enum ql_status qli_ledger_commit(struct qli_ledger *ledger, const struct qli_ledger_meta *meta)
+{
+    sqlite3_stmt *statement = ledger->statements[QLI_LEDGER_WRITE_META];
+    int rc = sqlite3_bind_blob(statement, 1, meta->epoch, QLI_UUID_SIZE, SQLITE_STATIC);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_bind_int64(statement, 2, meta->sequence);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_bind_int64(statement, 3, meta->durability);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_bind_int64(statement, 4, meta->history_days);
+    if (rc == SQLITE_OK)
+        rc = run(statement);
+    if (rc == SQLITE_OK)
+        rc = run(ledger->statements[QLI_LEDGER_COMMIT]);
+    return rc == SQLITE_OK ? QL_OK : give_up(ledger, rc);
+}
+
+/* ---- reading ------------------------------------------------------------- */
+
+/* A file that anybody may have edited: what is no subject, meter or amount of ours
+ * is passed over. */
+static bool read_row(sqlite3_stmt *statement, struct qli_ledger_row *row)
+{
+    uint32_t levels;
+    int64_t start = sqlite3_column_int64(statement, 0);
+    row->day = start / QLI_SECONDS_PER_DAY;
+    row->subject = (const char *)sqlite3_column_text(statement, 1);
+    row->meter = (const char *)sqlite3_column_text(statement, 2);
+    row->amount = sqlite3_column_int64(statement, 3);
+    return start >= 0 && row->amount >= 0 && row->subject != NULL &&
+           qli_name_subject(row->subject, &levels) != 0 && qli_name_valid(row->meter);
+}
+
+static enum ql_status read_rows(struct qli_ledger *ledger, sqlite3_stmt *statement,
+                                qli_ledger_reader read, void *context)
+{
+    enum ql_status status = QL_OK;
+    int rc = SQLITE_ROW;
+    while (status == QL_OK && (rc = sqlite3_step(statement)) == SQLITE_ROW) {
+        struct qli_ledger_row row;
+        if (read_row(statement, &row))
+            status = read(context, &row);
+    }
+    sqlite3_reset(statement);
+    if (status == QL_OK && rc != SQLITE_DONE)
+        status = fail(ledger, rc);
+    return status;
+}
+
+enum ql_status qli_ledger_read_subject(struct qli_ledger *ledger, const char *subject, int64_t day,
+                                       qli_ledger_reader read, void *context)
+{
+    sqlite3_stmt *statement = ledger->statements[QLI_LEDGER_READ_SUBJECT];
+    int rc = sqlite3_bind_int64(statement, 1, day * QLI_SECONDS_PER_DAY);
+    if (rc == SQLITE_OK)
+        rc = bind_text(statement, 2, subject);
+    return rc == SQLITE_OK ? read_rows(ledger, statement, read, context) : fail(ledger, rc);
+}
+
+enum ql_status qli_ledger_read_day(struct qli_ledger *ledger, int64_t day, qli_ledger_reader read,
+                                   void *context)
+{
+    sqlite3_stmt *statement = ledger->statements[QLI_LEDGER_READ_DAY];
+    int rc = sqlite3_bind_int64(statement, 1, day * QLI_SECONDS_PER_DAY);
+    return rc == SQLITE_OK ? read_rows(ledger, statement, read, context) : fail(ledger, rc);
+}
+
+/* The first row of a query with one parameter, if it has any. */
+static int read_one(struct qli_ledger *ledger, const char *sql, int64_t parameter,
+                    sqlite3_stmt **statement)
+{
+    int rc = sqlite3_prepare_v2(ledger->db, sql, -1, statement, NULL);
+    if (rc == SQLITE_OK && sqlite3_bind_parameter_count(*statement) > 0)
+        rc = sqlite3_bind_int64(*statement, 1, parameter);
+    return rc == SQLITE_OK ? sqlite3_step(*statement) : rc;
+}
+
+enum ql_status qli_ledger_days(struct qli_ledger *ledger, int64_t *first, int64_t *last, bool *none)
+{
+    sqlite3_stmt *statement = NULL;
+    int rc = read_one(ledger,
+                      "SELECT (SELECT min(start) FROM totals WHERE window = 'day'), "
+                      "(SELECT max(start) FROM totals WHERE window = 'day')",
+                      0, &statement);
+    if (rc == SQLITE_ROW) {
+        *none = sqlite3_column_type(statement, 0) == SQLITE_NULL;
+        *first = sqlite3_column_int64(statement, 0) / QLI_SECONDS_PER_DAY;
+        *last = sqlite3_column_int64(statement, 1) / QLI_SECONDS_PER_DAY;
+    }
+    sqlite3_finalize(statement);
+    return rc == SQLITE_ROW ? QL_OK : fail(ledger, rc);
+}
+
+enum ql_status qli_ledger_count_slots(struct qli_ledger *ledger, int64_t day, uint64_t *slots)
+{
+    sqlite3_stmt *statement = NULL;
+    int rc = read_one(ledger,
+                      "SELECT coalesce(sum(1 + (length(CAST(subject AS BLOB)) > " INLINE_KEY_BYTES
+                      ")), 0) FROM (SELECT DISTINCT subject FROM totals WHERE window = 'day' "
+                      "AND start = ?1)",
+                      day * QLI_SECONDS_PER_DAY, &statement);
+    if (rc == SQLITE_ROW)
+        *slots = (uint64_t)sqlite3_column_int64(statement, 0);
+    sqlite3_finalize(statement);
+    return rc == SQLITE_ROW ? QL_OK : fail(ledger, rc);
+}
+
+static void copy_text(char to[QL_NAME_MAX + 1], sqlite3_stmt *statement, int column)
+{
+    const char *text = (const char *)sqlite3_column_text(statement, column);
+    snprintf(to, QL_NAME_MAX + 1, "%s", text != NULL ? text : "");
+}
+
+static void read_limit(sqlite3_stmt *statement, struct qli_ledger_limits *limits)
+{
+    size_t i = limits->count++;
+    copy_text(limits->names[i], statement, 0);
+    copy_text(limits->meters[i], statement, 1);
+    bool windowed = sqlite3_column_type(statement, 2) != SQLITE_NULL;
+    limits->limits[i] = (struct ql_limit){
+        .name = limits->names[i],
+        .meter = windowed ? limits->meters[i] : NULL,
+        .window = windowed ? QL_WINDOW_DAY : QL_WINDOW_NONE,
+        .cap = sqlite3_column_int64(statement, 3),
+    };
+}
+
+enum ql_status qli_ledger_read_limits(struct qli_ledger *ledger, struct qli_ledger_limits *limits)
+{
+    sqlite3_stmt *statement = NULL;
+    limits->count = 0;
+    int rc = read_one(ledger, "SELECT name, meter, window, cap FROM limits ORDER BY position", 0,
+                      &statement);
+    for (; rc == SQLITE_ROW && limits->count < QL_LIMITS_MAX; rc = sqlite3_step(statement))
+        read_limit(statement, limits);
+    sqlite3_finalize(statement);
+    return rc == SQLITE_DONE || rc == SQLITE_ROW ? QL_OK : fail(ledger, rc);
+}
+
+/* ---- care ---------------------------------------------------------------- */
+
+enum ql_status qli_ledger_copy(struct qli_ledger *ledger, const char *path)
+{
+    sqlite3_stmt *statement = NULL;
+    int rc = sqlite3_prepare_v2(ledger->db, "VACUUM INTO ?1", -1, &statement, NULL);
+    if (rc == SQLITE_OK)
+        rc = bind_text(statement, 1, path);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_step(statement);
+    sqlite3_finalize(statement);
+    return rc == SQLITE_DONE ? QL_OK : fail(ledger, rc);
+}
+
+enum ql_status qli_ledger_check(struct qli_ledger *ledger)
+{
+    sqlite3_stmt *statement = NULL;
+    int rc = read_one(ledger, "PRAGMA integrity_check(1)", 0, &statement);
+    const char *answer =
+        rc == SQLITE_ROW ? (const char *)sqlite3_column_text(statement, 0) : sqlite3_errstr(rc);
+    bool sound = answer != NULL && strcmp(answer, "ok") == 0;
+    if (!sound)
+        qli_error(&ledger->error, QL_E_LEDGER, 0, "the ledger (%s) is damaged: %.200s; %s",
+                  FILE_NAME, answer != NULL ? answer : "out of memory", advice_for(SQLITE_CORRUPT));
+    sqlite3_finalize(statement);
+    return sound ? QL_OK : QL_E_LEDGER;
+}
