@@ -11,10 +11,14 @@
 
 #include <cmocka.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "api/handle.h"
+#include "rules/timeline.h"
+#include "stepper.h"
 
 #define DAY INT64_C(86400)
 #define HOUR INT64_C(3600)
@@ -25,7 +29,8 @@
 
 static int64_t now_ns; /* atomic */
 static _Thread_local int64_t skew_ns;
-static int reads_until_stop; /* of the calendar; then the thread is stopped for two days */
+static _Thread_local bool dawdles; /* gives way to others between the clocks */
+static int reads_until_stop;       /* of the calendar; then the thread is stopped for two days */
 
 int64_t __wrap_qli_clock_calendar_ns(void);
 int64_t __wrap_qli_clock_boot_ns(void);
@@ -35,6 +40,8 @@ int64_t __wrap_qli_clock_calendar_ns(void)
     int64_t reading_ns = __atomic_load_n(&now_ns, __ATOMIC_RELAXED) + skew_ns;
     if (reads_until_stop > 0 && --reads_until_stop == 0)
         now_ns += 2 * DAY * SECOND_NS;
+    if (dawdles)
+        sched_yield();
     return reading_ns;
 }
 
@@ -60,24 +67,25 @@ static void set_skew(int64_t seconds)
     skew_ns = seconds * SECOND_NS;
 }
 
-static struct ql *open_store(void)
+static struct ql *open_store(const char *store)
 {
     struct ql *ql = NULL;
     struct ql_options options = QL_OPTIONS_INIT;
     const struct ql_limit limit = {"daily_bytes", "bytes", QL_WINDOW_DAY, 1000};
     options.limits = &limit;
     options.limit_count = 1;
-    options.max_subjects = 64;
+    options.max_subjects = 8;
+    options.max_holders = 4;
     set_time(NOON);
     set_skew(0);
-    assert_int_equal(ql_open("memory:", &options, &ql, NULL), QL_OK);
+    assert_int_equal(ql_open(store, &options, &ql, NULL), QL_OK);
     return ql;
 }
 
 /* A store in which alice has spent the day's budget. */
 static int set_up(void **state)
 {
-    struct ql *ql = open_store();
+    struct ql *ql = open_store("memory:");
     assert_int_equal(ql_charge(ql, "alice", "bytes", 1000, NULL), QL_OK);
     *state = ql;
     return 0;
@@ -204,6 +212,7 @@ static void days_back_without_a_ledger_keep_the_day(void **state)
     struct ql *ql = *state;
     set_skew(-5 * DAY);
     assert_int_equal(assert_spent(ql), 5 * DAY + DAY / 2);
+    assert_day(ql, 0, false);
     pass_seconds(2 * DAY);
     assert_spent(ql);
 }
@@ -260,10 +269,15 @@ static void a_thread_stopped_between_two_clocks_reads_them_again(void **state)
 static void a_clock_without_time_moves_nothing(void **state)
 {
     struct ql *ql = *state;
+    struct ql *unused = open_store("memory:");
+    pretend_ledger(ql);
     set_skew(-NOON - 1);
     assert_int_equal(ql_check(ql, "alice", NULL, NULL), QL_E_CLOCK);
+    assert_int_equal(ql_check(unused, "alice", NULL, NULL), QL_E_CLOCK);
     set_skew(0);
-    assert_spent(ql);
+    assert_day(ql, 0, false);
+    assert_day(unused, 0, false);
+    ql_close(unused);
 }
 
 /* ---- several threads ----------------------------------------------------- */
@@ -297,6 +311,7 @@ static void *cross_midnight(void *context)
 {
     struct walker *walker = context;
     const struct qli_store_page *page = walker->ql->store->engine.page;
+    dawdles = true;
     for (int i = 0; i < TURNS; i++) {
         struct qli_call call;
         uint64_t before = __atomic_load_n(&page->day, __ATOMIC_ACQUIRE);
@@ -321,7 +336,7 @@ static void at_midnight_the_day_moves_once_and_never_back(void **state)
     }
 }
 
-/* The clock is set back and put right again, over and over. Who finds a day
+/* Days pass quickly; the clock is set back and put right again, over and over. Who finds a day
  * earlier than one that has been open has to find that it is asked for. */
 static void *turn_clocks(void *context)
 {
@@ -336,7 +351,7 @@ static void *turn_clocks(void *context)
             latest = call.day;
         if (call.day < latest && !call.asks)
             walker->mistakes++;
-        __atomic_fetch_add(&now_ns, 20 * SECOND_NS, __ATOMIC_RELAXED);
+        __atomic_fetch_add(&now_ns, HOUR * SECOND_NS, __ATOMIC_RELAXED);
     }
     return NULL;
 }
@@ -346,6 +361,84 @@ static void an_earlier_day_is_always_asked_for(void **state)
     struct ql *ql = *state;
     pretend_ledger(ql);
     walk(turn_clocks, ql, 1838);
+}
+
+/* ---- death --------------------------------------------------------------- */
+
+static struct ql *stepped;
+
+static void open_stepped(const char *directory)
+{
+    stepped = open_store(directory);
+    pretend_ledger(stepped);
+    assert_day(stepped, 0, false);
+}
+
+static void open_before_leap_lasts(const char *directory)
+{
+    open_stepped(directory);
+    set_skew(DAY);
+    assert_day(stepped, 0, false);
+    pass_seconds(60);
+}
+
+static void step_back(const char *directory)
+{
+    (void)directory;
+    set_skew(-5 * DAY);
+    assert_day(stepped, -5, true);
+}
+
+static void believe_leap(const char *directory)
+{
+    (void)directory;
+    assert_day(stepped, 1, false);
+}
+
+static struct qli_timeline words_of(const struct kt_state *state)
+{
+    int region = 0;
+    while (strcmp(state->files[region].name, "region") != 0)
+        region++;
+    struct qli_region_header header;
+    struct qli_store_page page;
+    const unsigned char *bytes = state->files[region].bytes;
+    memcpy(&header, bytes, sizeof header);
+    memcpy(&page, bytes + header.body_offset, sizeof page);
+    return (struct qli_timeline){page.day, page.ask_until, page.clock_offset_ns,
+                                 page.leap_since_ns};
+}
+
+/* Each store but the last is followed by the same reading, of somebody else; before
+ * the day has stepped back it is known that the later one is to be asked for. */
+static void assert_puts_right(const struct kt_script *script, struct qli_reading reading)
+{
+    char directory[KT_PATH];
+    kt_directory_make(directory, NULL);
+    struct kt_states states = kt_states_record(directory, script);
+    kt_directory_remove(directory);
+    struct qli_timeline after = words_of(&states.items[states.count - 1]);
+    assert_true(states.count > 3);
+    for (size_t i = 0; i < states.count; i++) {
+        struct qli_timeline words = words_of(&states.items[i]);
+        assert_true(words.day >= (uint64_t)START_DAY || words.ask_until >= (uint64_t)START_DAY);
+        qli_timeline_follow(&words, &reading);
+        assert_memory_equal(&words, &after, sizeof words);
+    }
+    kt_states_free(&states);
+}
+
+static void a_death_at_any_instruction_is_put_right(void **state)
+{
+    (void)state;
+    static const struct kt_script back = {open_stepped, step_back, false};
+    static const struct kt_script leap = {open_before_leap_lasts, believe_leap, false};
+    struct qli_reading reading = {.boot_ns = (NOON - BOOT_AT) * SECOND_NS, .steps_back = true};
+    reading.calendar_ns = (NOON - 5 * DAY) * SECOND_NS;
+    assert_puts_right(&back, reading);
+    reading.boot_ns += 60 * SECOND_NS;
+    reading.calendar_ns = (NOON + DAY + 60) * SECOND_NS;
+    assert_puts_right(&leap, reading);
 }
 
 #define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -366,6 +459,7 @@ int main(void)
         CASE(a_clock_without_time_moves_nothing),
         CASE(at_midnight_the_day_moves_once_and_never_back),
         CASE(an_earlier_day_is_always_asked_for),
+        cmocka_unit_test(a_death_at_any_instruction_is_put_right),
     };
     printf("seeds 1800 to %d, 1838\n", 1800 + MIDNIGHTS - 1);
     return cmocka_run_group_tests(tests, NULL, NULL);

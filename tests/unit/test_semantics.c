@@ -155,10 +155,12 @@ static void row_08_the_clock_can_be_replaced(void **state)
 {
     struct fixture *fixture = *state;
     struct ql_usage usage;
+    fixture->now_ns = -1; /* no time, in the first call of all */
+    assert_int_equal(ql_usage(fixture->ql, "alice", &usage), QL_E_CLOCK);
     fixture->now_ns = 12345 * DAY * SECOND_NS;
     assert_int_equal(ql_usage(fixture->ql, "alice", &usage), QL_OK);
     assert_int_equal(usage.limits[1].resets_at, 12346 * DAY);
-    fixture->now_ns = -1; /* no time */
+    fixture->now_ns = -1;
     assert_int_equal(ql_usage(fixture->ql, "alice", &usage), QL_E_CLOCK);
     assert_int_equal(ql_charge(fixture->ql, "alice", "bytes", 1, NULL), QL_E_CLOCK);
     fixture->now_ns = 12345 * DAY * SECOND_NS;

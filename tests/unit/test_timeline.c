@@ -232,6 +232,19 @@ static void flapping_readers_move_nothing(void **state)
     }
 }
 
+static void a_leap_seen_in_the_future_is_seen_now(void **state)
+{
+    (void)state;
+    struct qli_timeline words = in_day_zero();
+    words.leap_since_ns = UINT64_MAX;
+    for (int64_t at = 0; at <= 60; at += 30) {
+        const struct step step = {.at = at, .skew = D};
+        struct qli_reading reading = read_step(&step, SYSTEM);
+        qli_timeline_follow(&words, &reading);
+        assert_int_equal(words.day, DAY_ZERO + at / 60);
+    }
+}
+
 /* Words of any value: the first reading makes a day of them, those of another
  * minute and an hour the right one. */
 static void any_words_are_put_right(void **state)
@@ -262,6 +275,7 @@ int main(void)
         cmocka_unit_test(limits_are_met_to_the_nanosecond),
         cmocka_unit_test(a_slewed_clock_is_followed),
         cmocka_unit_test(flapping_readers_move_nothing),
+        cmocka_unit_test(a_leap_seen_in_the_future_is_seen_now),
         cmocka_unit_test(any_words_are_put_right),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
