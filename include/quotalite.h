@@ -80,6 +80,17 @@
  * Units
  *   Amounts are int64_t, not negative; totals saturate at 2^63-1. Times are
  *   Unix seconds (UTC); durations carry their unit in the name.
+ *
+ * Clocks
+ *   A store has one day for all its calls, by CLOCK_REALTIME. Midnight UTC moves
+ *   it at the next call. Setting the clock does not refill a budget: a time that
+ *   is more than a minute ahead of what CLOCK_BOOTTIME makes one expect (which
+ *   goes on in a suspend) is believed once it has been seen for a minute; until
+ *   then a refusal may carry retry_after_seconds 0. A clock that is set back keeps
+ *   the day that is open. If that begins more than an hour later, the earlier day
+ *   is opened again with what it had; but a store without a ledger keeps the later
+ *   one. An injected clock (options.clock) is believed at once when it is ahead.
+ *   Ages and deadlines of leases are by CLOCK_BOOTTIME alone.
  */
 #ifndef QUOTALITE_H
 #define QUOTALITE_H
