@@ -168,8 +168,7 @@ enum ql_status qli_handle_follow_clock(struct qli_store *store, int64_t *now_ns,
     struct qli_reading reading = {
         .calendar_ns = *now_ns,
         .believes_leaps = store->injected_clock,
-        .steps_back =
-            __atomic_load_n(&engine->ledger->durability, __ATOMIC_RELAXED) >= QL_DURABILITY_ASYNC,
+        .steps_back = qli_engine_has_ledger(engine),
     };
     do {
         old = load_timeline(engine->page);

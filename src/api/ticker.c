@@ -12,7 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "api/store.h"
+#include "api/handle.h"
 
 #define PERIOD_MAX_NS (200 * QLI_NS_PER_MS)
 
@@ -36,9 +36,13 @@ static void *run(void *context)
     struct qli_store *store = context;
     uint64_t self;
     while (nap(store)) {
+        int64_t now_ns = qli_clock_calendar_ns();
+        int64_t day;
         enum ql_status status = qli_store_self(store, -1, &self);
         if (status == QL_OK)
-            status = qli_store_tick(store, self, qli_clock_calendar_ns());
+            status = qli_store_tick(store, self, now_ns);
+        if (status == QL_OK && !store->injected_clock)
+            status = qli_handle_follow_clock(store, &now_ns, &day);
         if (status == QL_E_GONE || status == QL_E_DETACHED)
             return NULL;
         if (status == QL_OK)
