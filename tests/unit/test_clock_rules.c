@@ -76,6 +76,7 @@ static struct ql *open_store(const char *store)
     options.limit_count = 1;
     options.max_subjects = 8;
     options.max_holders = 4;
+    options.durability = QL_DURABILITY_NONE;
     set_time(NOON);
     set_skew(0);
     assert_int_equal(ql_open(store, &options, &ql, NULL), QL_OK);
