@@ -558,15 +558,17 @@ struct ql_verify_report {
     uint64_t max_subjects; /* the room that there is */
     uint64_t max_leases;
     uint64_t region_bytes;
+    int64_t flush_lag_ms; /* as of ql_flush_lag, before */
 };
 
-/* Checks the invariants of limits, subjects, leases and totals ([C], [S], [L] and
- * [U] of docs/crash-safety.md), shard by shard, while others go on.
+/* Checks the invariants of limits, subjects, leases and totals ([C], [S], [L], [U]
+ * and [D] of docs/crash-safety.md), shard by shard, while others go on; then, after
+ * a flush, the ledger's file and whether it agrees with the region ([T]).
  * Holds one shard's lock at a time, for as long as it takes to walk that shard.
  * report and error may be NULL. Waits up to charge_wait_ms for each lock.
  *
- * QL_E_CORRUPT (*error names the first invariant that does not hold), QL_E_BUSY,
- * QL_E_NOMEM. */
+ * QL_E_CORRUPT (*error names the first invariant that does not hold), QL_E_LEDGER,
+ * QL_E_BUSY, QL_E_NOMEM. */
 QL_API QL_MUST_USE enum ql_status ql_verify(struct ql *ql, struct ql_verify_report *report,
                                             struct ql_error *error);
 

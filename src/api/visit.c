@@ -12,6 +12,7 @@
 #include "engine/lease.h"
 #include "engine/operation.h"
 #include "engine/verify.h"
+#include "ledger/compare.h"
 
 #define BATCH 16
 
@@ -232,7 +233,11 @@ static enum ql_status try_verify(struct ql *ql, int64_t wait_ms, struct ql_verif
     enum ql_status status = qli_handle_begin(ql, wait_ms, &call);
     if (status != QL_OK)
         return qli_error(error, status, 0, "%s", ql_status_text(status));
-    return qli_verify(&call, report, error);
+    status = qli_verify(&call, report, error);
+    if (status != QL_OK || !qli_engine_has_ledger(call.engine))
+        return status;
+    report->flush_lag_ms = qli_flusher_lag_ms(&ql->store->flusher);
+    return qli_compare(&ql->store->flusher, &call, error);
 }
 
 enum ql_status ql_verify(struct ql *ql, struct ql_verify_report *report, struct ql_error *error)

@@ -34,31 +34,73 @@ static uint64_t next_marked(const struct qli_section *section, uint64_t index)
     return 0;
 }
 
-static void add_total(struct qli_dirty_subject *found, uint64_t meter, uint64_t day, uint64_t total)
+static void add_total(struct qli_dirty_subject *found, uint64_t meter, uint64_t day, uint64_t total,
+                      bool dirty)
 {
-    found->totals[found->count++] =
-        (struct qli_total){(uint32_t)meter, (int64_t)day, qli_engine_amount(total)};
+    found->totals[found->count++] = (struct qli_total){
+        .meter = (uint32_t)meter,
+        .dirty = dirty,
+        .day = (int64_t)day,
+        .amount = qli_engine_amount(total),
+    };
 }
 
-static enum ql_status copy_subject(const struct qli_section *section, uint64_t index,
+/* The dirty totals, or all that are dirty or not 0. */
+static enum ql_status copy_subject(const struct qli_section *section, uint64_t index, bool all,
                                    struct qli_dirty_subject *found)
 {
     const struct qli_subject *subject = qli_subject_at(section, index);
     uint64_t dirty = qli_subject_dirty(subject);
-    if (qli_subject_kind(subject) != QLI_SUBJECT_USED || dirty == 0 ||
-        (dirty & ~valid_bits(section)) != 0)
+    if ((dirty & ~valid_bits(section)) != 0)
         return QL_E_CORRUPT;
     found->index = index;
     found->hash = subject->hash;
     found->count = 0;
     for (uint64_t m = 0; m < section->engine->geometry.meter_capacity; m++) {
         const struct qli_cell *cell = &subject->cells[m];
-        if (dirty & qli_dirty_previous(m))
-            add_total(found, m, cell->previous_day, cell->previous_total);
-        if (dirty & qli_dirty_current(m))
-            add_total(found, m, cell->day, cell->total);
+        bool previous = (dirty & qli_dirty_previous(m)) != 0;
+        bool current = (dirty & qli_dirty_current(m)) != 0;
+        if (previous || (all && cell->previous_total != 0))
+            add_total(found, m, cell->previous_day, cell->previous_total, previous);
+        if (current || (all && cell->total != 0))
+            add_total(found, m, cell->day, cell->total, current);
     }
     return qli_subject_key(section, subject, found->key);
+}
+
+static enum ql_status copy_dirty_locked(struct qli_section *section, uint64_t *cursor,
+                                        struct qli_dirty_subject *found, size_t max, size_t *count)
+{
+    uint64_t index = section->shard->dirty_count != 0 ? next_marked(section, *cursor) : 0;
+    for (; index != 0 && *count < max; index = next_marked(section, index)) {
+        const struct qli_subject *subject = qli_subject_at(section, index);
+        if (qli_subject_kind(subject) != QLI_SUBJECT_USED || qli_subject_dirty(subject) == 0)
+            return QL_E_CORRUPT;
+        enum ql_status status = copy_subject(section, index, false, &found[*count]);
+        if (status != QL_OK)
+            return status;
+        ++*count;
+        *cursor = index;
+    }
+    return QL_OK;
+}
+
+static enum ql_status copy_all_locked(struct qli_section *section, uint64_t *cursor,
+                                      struct qli_dirty_subject *found, size_t max, size_t *count)
+{
+    uint64_t top = section->shard->subject_top;
+    if (top > section->engine->geometry.shard_subjects)
+        return QL_E_CORRUPT;
+    while (*cursor < top && *count < max) {
+        uint64_t index = ++*cursor;
+        if (qli_subject_kind(qli_subject_at(section, index)) != QLI_SUBJECT_USED)
+            continue;
+        enum ql_status status = copy_subject(section, index, true, &found[*count]);
+        if (status != QL_OK)
+            return status;
+        ++*count;
+    }
+    return QL_OK;
 }
 
 enum ql_status qli_dirty_copy(const struct qli_call *call, uint64_t shard, uint64_t *cursor,
@@ -69,14 +111,24 @@ enum ql_status qli_dirty_copy(const struct qli_call *call, uint64_t shard, uint6
     enum ql_status status = qli_section_enter(call, shard, &section);
     if (status != QL_OK)
         return status;
-    uint64_t index = section.shard->dirty_count != 0 ? next_marked(&section, *cursor) : 0;
-    for (; index != 0 && *count < max; index = next_marked(&section, index)) {
-        status = copy_subject(&section, index, &found[*count]);
-        if (status != QL_OK)
-            return qli_section_abandon(&section, status);
-        ++*count;
-        *cursor = index;
-    }
+    status = copy_dirty_locked(&section, cursor, found, max, count);
+    if (status != QL_OK)
+        return qli_section_abandon(&section, status);
+    qli_section_leave(&section);
+    return QL_OK;
+}
+
+enum ql_status qli_dirty_survey(const struct qli_call *call, uint64_t shard, uint64_t *cursor,
+                                struct qli_dirty_subject *found, size_t max, size_t *count)
+{
+    struct qli_section section;
+    *count = 0;
+    enum ql_status status = qli_section_enter(call, shard, &section);
+    if (status != QL_OK)
+        return status;
+    status = copy_all_locked(&section, cursor, found, max, count);
+    if (status != QL_OK)
+        return qli_section_abandon(&section, status);
     qli_section_leave(&section);
     return QL_OK;
 }

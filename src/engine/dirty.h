@@ -17,6 +17,7 @@
 /* One window of one meter of a subject. */
 struct qli_total {
     uint32_t meter;
+    bool dirty; /* where it was copied from a region */
     int64_t day;
     int64_t amount;
 };
@@ -35,6 +36,11 @@ struct qli_dirty_subject {
  * behind the cursor is one of the next look. */
 enum ql_status qli_dirty_copy(const struct qli_call *call, uint64_t shard, uint64_t *cursor,
                               struct qli_dirty_subject *found, size_t max, size_t *count);
+
+/* The same of all subjects of a shard, with all their totals that are not 0: for who
+ * compares them with the ledger. */
+enum ql_status qli_dirty_survey(const struct qli_call *call, uint64_t shard, uint64_t *cursor,
+                                struct qli_dirty_subject *found, size_t max, size_t *count);
 
 /* The ledger has these totals now, of one copy. One commit a subject, all under one
  * hold of the lock. What was raised since stays dirty. */

@@ -60,6 +60,11 @@ enum ql_status qli_flusher_await(struct qli_flusher *flusher, uint64_t self, uin
 enum ql_status qli_flusher_reopen(struct qli_flusher *flusher, const struct qli_call *call,
                                   const struct qli_name *name);
 
+/* Takes the connection and the FLUSHER byte, and gives both back. false after
+ * wait_ms. */
+bool qli_flusher_enter(struct qli_flusher *flusher, int64_t wait_ms);
+void qli_flusher_leave(struct qli_flusher *flusher);
+
 /* Takes the connection for reading, and gives it back. QL_E_BUSY after wait_ms;
  * only after QL_OK is there something to be given back. */
 enum ql_status qli_flusher_lend(struct qli_flusher *flusher, int64_t wait_ms,

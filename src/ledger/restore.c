@@ -137,7 +137,8 @@ static enum ql_status fill_row(void *context, const struct qli_ledger_row *row)
     int meter = qli_limits_add_meter(filling->call->engine, row->meter);
     if (meter < 0 || qli_subject_name(filling->call->engine, row->subject, &name) != QL_OK)
         return QL_OK;
-    const struct qli_total total = {(uint32_t)meter, row->day, row->amount};
+    const struct qli_total total = {
+        .meter = (uint32_t)meter, .day = row->day, .amount = row->amount};
     enum ql_status status = qli_dirty_restore(filling->call, &name, &total);
     return status == QL_E_FULL && row->day != filling->today ? QL_OK : status;
 }

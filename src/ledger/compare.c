@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * While the FLUSHER byte is ours nobody writes to the ledger, and no dirty bit is
+ * cleared: so what was copied out of the region may be looked up after it.
+ */
+#include "ledger/compare.h"
+
+#include <string.h>
+
+#include "base/error.h"
+#include "engine/limits.h"
+#include "rules/window.h"
+
+#define BATCH 16
+
+struct looking {
+    const char *meter;
+    int64_t amount; /* that the ledger has of it */
+};
+
+static enum ql_status find_amount(void *context, const struct qli_ledger_row *row)
+{
+    struct looking *looking = context;
+    if (strcmp(row->meter, looking->meter) == 0)
+        looking->amount = row->amount;
+    return QL_OK;
+}
+
+static enum ql_status compare_total(struct qli_flusher *flusher, const struct qli_limits *limits,
+                                    const char *subject, const struct qli_total *total,
+                                    struct ql_error *error)
+{
+    struct looking looking = {.meter = limits->meters[total->meter]};
+    enum ql_status status =
+        qli_ledger_read_subject(&flusher->ledger, subject, total->day, find_amount, &looking);
+    if (status != QL_OK)
+        return qli_error(error, status, 0, "%s", flusher->ledger.error.text);
+    bool agree = total->dirty ? looking.amount <= total->amount : looking.amount == total->amount;
+    if (agree)
+        return QL_OK;
+    return qli_error(error, QL_E_CORRUPT, 0,
+                     "[T%d] of %.100s, %s, in the day that begins at %lld, the region has %lld and "
+                     "the ledger %lld: keep both files for a report",
+                     total->dirty ? 2 : 1, subject, looking.meter,
+                     (long long)(total->day * QLI_SECONDS_PER_DAY), (long long)total->amount,
+                     (long long)looking.amount);
+}
+
+static enum ql_status compare_batch(struct qli_flusher *flusher,
+                                    const struct qli_dirty_subject *batch, size_t count,
+                                    struct ql_error *error)
+{
+    const struct qli_limits *limits = qli_limits_current(flusher->engine);
+    for (size_t i = 0; i < count; i++) {
+        for (size_t t = 0; t < batch[i].count; t++) {
+            const struct qli_total *total = &batch[i].totals[t];
+            if (total->meter >= limits->meter_count) /* named since: it is charged since */
+                continue;
+            enum ql_status status = compare_total(flusher, limits, batch[i].key, total, error);
+            if (status != QL_OK)
+                return status;
+        }
+    }
+    return QL_OK;
+}
+
+static enum ql_status compare_shard(struct qli_flusher *flusher, const struct qli_call *call,
+                                    uint64_t shard, struct ql_error *error)
+{
+    struct qli_dirty_subject batch[BATCH];
+    uint64_t cursor = 0;
+    size_t count;
+    do {
+        enum ql_status status = qli_dirty_survey(call, shard, &cursor, batch, BATCH, &count);
+        if (status != QL_OK)
+            return qli_error(error, status, 0, "shard %llu: %s", (unsigned long long)shard,
+                             ql_status_text(status));
+        status = compare_batch(flusher, batch, count, error);
+        if (status != QL_OK)
+            return status;
+    } while (count > 0);
+    return QL_OK;
+}
+
+static enum ql_status check_file(struct qli_flusher *flusher, const struct qli_call *call,
+                                 struct ql_error *error)
+{
+    enum ql_status status = qli_flusher_lend(flusher, call->wait_ms, error);
+    if (status != QL_OK)
+        return status;
+    status = qli_ledger_check(&flusher->ledger);
+    if (status != QL_OK)
+        qli_error(error, status, 0, "%s", flusher->ledger.error.text);
+    qli_flusher_return(flusher);
+    return status;
+}
+
+enum ql_status qli_compare(struct qli_flusher *flusher, const struct qli_call *call,
+                           struct ql_error *error)
+{
+    enum ql_status status = qli_flusher_flush(flusher, call->self, call->wait_ms, error);
+    if (status == QL_OK)
+        status = check_file(flusher, call, error);
+    uint64_t shards = flusher->engine->geometry.shard_count;
+    for (uint64_t shard = 0; status == QL_OK && shard < shards; shard++) {
+        if (!qli_flusher_enter(flusher, call->wait_ms))
+            return qli_error(error, QL_E_BUSY, 0, "another process is writing the ledger");
+        status = qli_ledger_connect(&flusher->ledger, flusher->ledger.inode);
+        if (status == QL_OK)
+            status = compare_shard(flusher, call, shard, error);
+        else
+            qli_error(error, status, 0, "%s", flusher->ledger.error.text);
+        qli_flusher_leave(flusher);
+    }
+    return status;
+}

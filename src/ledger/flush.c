@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * One flush, by who has the FLUSHER byte; its steps are in flusher.h.
+ *
+ * The fence: the ledger's meta row names the region that may write. A region is
+ * made under ATTACH, and its maker, having let the lock file's record name no
+ * region, writes the new one's epoch there before it reads the totals. So a
+ * flusher whose epoch is not the ledger's looks at that record: if its own region
+ * is the one named, the ledger was replaced under it, and it makes the ledger its
+ * own and writes everything again; otherwise it has been replaced itself.
+ */
+#include "ledger/flush.h"
+
+#include <linux/futex.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "engine/limits.h"
+#include "ledger/page.h"
+#include "region/attach.h"
+
+#define CHUNK 4096 /* subjects in a transaction */
+#define BATCH 16   /* subjects copied under one hold of a shard's lock */
+#define SHARD_WAIT_MS                                                                              \
+    20                 /* for a shard's lock; one that is not given up is left for the next flush */
+#define REPLACED_MAX 3 /* how often a ledger may be replaced during one flush */
+
+/* The ledger was replaced: everything is dirty again, begin anew. */
+#define BEGIN_ANEW ((enum ql_status)1002)
+
+/* Where a flush is: everything before it is copied. */
+struct progress {
+    uint64_t number; /* of the flush */
+    uint64_t shard;
+    uint64_t cursor;   /* in the shard */
+    uint64_t written;  /* shards that are written whole, or left out */
+    uint64_t left_out; /* a bit for each shard whose lock was not given up */
+};
+
+static struct qli_call call_of(struct qli_flusher *flusher, uint64_t self)
+{
+    return (struct qli_call){
+        .engine = flusher->engine,
+        .self = self,
+        .wait_ms = SHARD_WAIT_MS,
+    };
+}
+
+/* Fills the chunk. */
+static enum ql_status gather(struct qli_flusher *flusher, const struct qli_call *call,
+                             struct progress *progress)
+{
+    uint64_t shards = flusher->engine->geometry.shard_count;
+    while (progress->shard < shards && flusher->chunk_count + BATCH <= CHUNK) {
+        size_t count = 0;
+        enum ql_status status =
+            qli_dirty_copy(call, progress->shard, &progress->cursor,
+                           &flusher->chunk[flusher->chunk_count], BATCH, &count);
+        if (status == QL_E_BUSY)
+            progress->left_out |= UINT64_C(1) << progress->shard;
+        else if (status != QL_OK)
+            return status;
+        flusher->chunk_count += count;
+        if (count == 0) {
+            progress->shard++;
+            progress->cursor = 0;
+        }
+    }
+    return QL_OK;
+}
+
+static void know_ledger(struct qli_flusher *flusher, const struct qli_ledger_meta *meta)
+{
+    struct qli_ledger_page *page = flusher->engine->ledger;
+    uint64_t uuid[2];
+    memcpy(uuid, meta->ledger, sizeof uuid);
+    qli_page_store(&page->next_sequence, (uint64_t)meta->sequence);
+    qli_page_store(&page->sequence, (uint64_t)meta->sequence);
+    qli_page_store(&page->inode, flusher->ledger.inode);
+    qli_page_store(&page->uuid[0], uuid[0]);
+    qli_page_store(&page->uuid[1], uuid[1]);
+    qli_page_store(&page->limits_written, 0);
+}
+
+static bool has_our_epoch(const struct qli_flusher *flusher, const struct qli_ledger_meta *meta)
+{
+    return memcmp(meta->epoch, flusher->engine->region.header->uuid, sizeof meta->epoch) == 0;
+}
+
+/* Whether this is the ledger that the totals that are not dirty are in. */
+static bool is_known(const struct qli_flusher *flusher, const struct qli_ledger_meta *meta)
+{
+    const struct qli_ledger_page *page = flusher->engine->ledger;
+    return has_our_epoch(flusher, meta) &&
+           memcmp(meta->ledger, page->uuid, sizeof meta->ledger) == 0 &&
+           ((uint64_t)meta->sequence == qli_page_load(&page->sequence) ||
+            (uint64_t)meta->sequence == qli_page_load(&page->next_sequence));
+}
+
+/* Makes another ledger the store's. A death before know_ledger: the next flusher
+ * does it again. */
+static enum ql_status adopt(struct qli_flusher *flusher, const struct qli_call *call)
+{
+    struct qli_ledger *ledger = &flusher->ledger;
+    struct qli_ledger_meta meta;
+    enum ql_status status = qli_dirty_mark_all(call);
+    if (status == QL_OK)
+        status = qli_ledger_begin(ledger, &meta);
+    if (status != QL_OK)
+        return status;
+    memcpy(meta.epoch, flusher->engine->region.header->uuid, sizeof meta.epoch);
+    meta.sequence++;
+    status = qli_ledger_commit(ledger, &meta);
+    if (status != QL_OK)
+        return status;
+    know_ledger(flusher, &meta);
+    return BEGIN_ANEW;
+}
+
+/* Connects and begins a transaction in the ledger that is known. */
+static enum ql_status begin(struct qli_flusher *flusher, const struct qli_call *call,
+                            struct qli_ledger_meta *meta)
+{
+    struct qli_ledger *ledger = &flusher->ledger;
+    enum ql_status status =
+        qli_ledger_connect(ledger, qli_page_load(&flusher->engine->ledger->inode));
+    if (status == QL_OK)
+        status = qli_ledger_begin(ledger, meta);
+    if (status != QL_OK || is_known(flusher, meta))
+        return status;
+    qli_ledger_rollback(ledger);
+    if (!qli_attach_is_current(&flusher->engine->region))
+        return QL_E_GONE;
+    return adopt(flusher, call);
+}
+
+static enum ql_status put_settings(struct qli_flusher *flusher, const struct qli_limits *limits,
+                                   struct qli_ledger_meta *meta)
+{
+    const struct qli_ledger_page *page = flusher->engine->ledger;
+    meta->durability = (int64_t)qli_page_load(&page->durability);
+    meta->history_days = (int64_t)qli_page_load(&page->history_days);
+    if (limits->sequence == qli_page_load(&page->limits_written))
+        return QL_OK;
+    return qli_ledger_put_limits(&flusher->ledger, limits->limits, limits->count);
+}
+
+static enum ql_status put_chunk(struct qli_flusher *flusher, const struct qli_limits *limits)
+{
+    for (size_t i = 0; i < flusher->chunk_count; i++) {
+        const struct qli_dirty_subject *subject = &flusher->chunk[i];
+        for (size_t t = 0; t < subject->count; t++) {
+            const struct qli_total *total = &subject->totals[t];
+            if (total->meter >= limits->meter_count) {
+                qli_ledger_rollback(&flusher->ledger);
+                return qli_region_poison(&flusher->engine->region);
+            }
+            enum ql_status status =
+                qli_ledger_put(&flusher->ledger, subject->key, limits->meters[total->meter],
+                               total->day, total->amount);
+            if (status != QL_OK)
+                return status;
+        }
+    }
+    return QL_OK;
+}
+
+static enum ql_status commit(struct qli_flusher *flusher, struct qli_ledger_meta *meta,
+                             uint64_t limits_sequence)
+{
+    struct qli_ledger_page *page = flusher->engine->ledger;
+    meta->sequence++;
+    qli_page_store(&page->sequence, (uint64_t)meta->sequence - 1);
+    qli_page_store(&page->next_sequence, (uint64_t)meta->sequence);
+    enum ql_status status = qli_ledger_commit(&flusher->ledger, meta);
+    if (status != QL_OK)
+        return status;
+    qli_page_store(&page->sequence, (uint64_t)meta->sequence);
+    qli_page_store(&page->limits_written, limits_sequence);
+    return QL_OK;
+}
+
+/* The chunk has the subjects of one shard side by side. */
+static enum ql_status clear_chunk(struct qli_flusher *flusher, const struct qli_call *call)
+{
+    for (size_t i = 0; i < flusher->chunk_count;) {
+        uint64_t shard = qli_engine_shard_of(flusher->engine, flusher->chunk[i].hash);
+        size_t end = i + 1;
+        while (end < flusher->chunk_count && end - i < BATCH &&
+               qli_engine_shard_of(flusher->engine, flusher->chunk[end].hash) == shard)
+            end++;
+        enum ql_status status = qli_dirty_clear(call, shard, &flusher->chunk[i], end - i);
+        if (status != QL_OK && status != QL_E_BUSY) /* busy: it stays dirty, and is written again */
+            return status;
+        i = end;
+    }
+    return QL_OK;
+}
+
+static enum ql_status write_chunk(struct qli_flusher *flusher, struct qli_call *call)
+{
+    struct qli_engine *engine = flusher->engine;
+    struct qli_ledger_meta meta;
+    enum ql_status status = QL_OK;
+    /* After the copying: each meter that was charged has its name by now. */
+    if (qli_limits_stale(engine))
+        status = qli_limits_refresh(engine, call->self, SHARD_WAIT_MS);
+    if (status != QL_OK)
+        return status;
+    const struct qli_limits *limits = qli_limits_current(engine);
+    if (flusher->chunk_count == 0 &&
+        limits->sequence == qli_page_load(&engine->ledger->limits_written))
+        return QL_OK;
+    status = begin(flusher, call, &meta);
+    if (status == QL_OK)
+        status = put_settings(flusher, limits, &meta);
+    if (status == QL_OK)
+        status = put_chunk(flusher, limits);
+    if (status == QL_OK)
+        status = commit(flusher, &meta, limits->sequence);
+    return status == QL_OK ? clear_chunk(flusher, call) : status;
+}
+
+/* The shards up to progress->shard are written. */
+static void tell_shards(struct qli_flusher *flusher, struct progress *progress)
+{
+    for (; progress->written < progress->shard; progress->written++) {
+        if ((progress->left_out >> progress->written & 1) == 0)
+            qli_page_store(&qli_engine_shard(flusher->engine, progress->written)->flushed,
+                           progress->number);
+    }
+}
+
+static enum ql_status write_shards(struct qli_flusher *flusher, struct qli_call *call,
+                                   struct progress *progress)
+{
+    do {
+        flusher->chunk_count = 0;
+        enum ql_status status = gather(flusher, call, progress);
+        if (status == QL_OK)
+            status = write_chunk(flusher, call);
+        if (status != QL_OK)
+            return status;
+        tell_shards(flusher, progress);
+    } while (progress->shard < flusher->engine->geometry.shard_count);
+    return progress->left_out == 0 ? QL_OK : QL_E_BUSY;
+}
+
+/* Removes some of what is older than the history goes, once a day to the end. */
+static enum ql_status prune(struct qli_flusher *flusher, const struct qli_call *call)
+{
+    struct qli_engine *engine = flusher->engine;
+    struct qli_ledger_meta meta;
+    int removed = 0;
+    uint64_t day = qli_page_load(&engine->page->day);
+    uint64_t keep = qli_page_load(&engine->ledger->history_days);
+    if (keep == 0 || day <= keep || qli_page_load(&engine->ledger->pruned_day) == day)
+        return QL_OK;
+    enum ql_status status = begin(flusher, call, &meta);
+    if (status == QL_OK)
+        status = qli_ledger_prune(&flusher->ledger, (int64_t)(day - keep), &removed);
+    if (status == QL_OK)
+        status = commit(flusher, &meta, qli_page_load(&engine->ledger->limits_written));
+    if (status == QL_OK && removed == 0)
+        qli_page_store(&engine->ledger->pruned_day, day);
+    return status;
+}
+
+static void wake_waiters(struct qli_ledger_page *page)
+{
+    syscall(SYS_futex, (uint32_t *)&page->done, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
+}
+
+static enum ql_status flush_once(struct qli_flusher *flusher, struct qli_call *call)
+{
+    struct qli_ledger_page *page = flusher->engine->ledger;
+    struct progress progress = {.number = qli_page_load(&page->begun) + 1};
+    uint64_t began_ns = (uint64_t)qli_clock_boot_ns();
+    qli_page_store(&page->begun_boot_ns, began_ns);
+    qli_page_store(&page->begun, progress.number);
+    enum ql_status status = write_shards(flusher, call, &progress);
+    if (status == QL_OK) {
+        qli_page_store(&page->done_boot_ns, began_ns);
+        qli_page_store(&page->flusher, call->self);
+        qli_page_store(&page->done, progress.number);
+    }
+    wake_waiters(page);
+    return status == QL_OK ? prune(flusher, call) : status;
+}
+
+enum ql_status qli_flush(struct qli_flusher *flusher, uint64_t self)
+{
+    struct qli_call call = call_of(flusher, self);
+    if (flusher->chunk == NULL)
+        flusher->chunk = malloc(CHUNK * sizeof *flusher->chunk);
+    if (flusher->chunk == NULL)
+        return QL_E_NOMEM;
+    enum ql_status status = BEGIN_ANEW;
+    for (int i = 0; i < REPLACED_MAX && status == BEGIN_ANEW; i++)
+        status = flush_once(flusher, &call);
+    return status == BEGIN_ANEW ? QL_E_BUSY : status;
+}

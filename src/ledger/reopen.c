@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * An older window that is opened again: its totals come from the ledger. Who reads
+ * them keeps the FLUSHER byte until they are in the region, so that nothing that is
+ * charged meanwhile can be dropped from it: that would have to be flushed first.
+ */
+#include "ledger/flusher.h"
+
+#include "engine/limits.h"
+#include "ledger/flush.h"
+#include "ledger/page.h"
+
+#define FLUSHES_MAX 3 /* before it: others charge meanwhile */
+
+struct found {
+    const struct qli_limits *limits;
+    size_t count;
+    struct qli_total totals[2 * QL_METERS_MAX];
+};
+
+#define TOTALS_MAX (sizeof((struct found *)0)->totals / sizeof(struct qli_total))
+
+static enum ql_status note_total(void *context, const struct qli_ledger_row *row)
+{
+    struct found *found = context;
+    int meter = qli_limits_meter(found->limits, row->meter);
+    if (meter >= 0 && found->count < TOTALS_MAX)
+        found->totals[found->count++] =
+            (struct qli_total){.meter = (uint32_t)meter, .day = row->day, .amount = row->amount};
+    return QL_OK;
+}
+
+static enum ql_status reopen_entered(struct qli_flusher *flusher, const struct qli_call *call,
+                                     const struct qli_name *name)
+{
+    struct qli_ledger *ledger = &flusher->ledger;
+    struct found found = {.limits = call->limits};
+    enum ql_status status =
+        qli_ledger_connect(ledger, qli_page_load(&flusher->engine->ledger->inode));
+    for (int64_t day = call->day - 1; status == QL_OK && day <= call->day; day++)
+        status = qli_ledger_read_subject(ledger, name->text, day, note_total, &found);
+    return status == QL_OK ? qli_dirty_reopen(call, name, found.totals, found.count) : status;
+}
+
+enum ql_status qli_flusher_reopen(struct qli_flusher *flusher, const struct qli_call *call,
+                                  const struct qli_name *name)
+{
+    if (!qli_flusher_enter(flusher, call->wait_ms))
+        return QL_E_BUSY;
+    enum ql_status status = reopen_entered(flusher, call, name);
+    for (int i = 0; i < FLUSHES_MAX && status == QLI_MUST_FLUSH; i++) {
+        status = qli_flush(flusher, call->self);
+        if (status == QL_OK)
+            status = reopen_entered(flusher, call, name);
+    }
+    qli_flusher_leave(flusher);
+    return status == QLI_MUST_FLUSH ? QL_E_BUSY : status;
+}
