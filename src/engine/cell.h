@@ -23,20 +23,14 @@ static inline bool qli_cell_is_ahead(const struct qli_call *call, const struct q
 
 /* Whether the ledger may know more of the call's day than a subject that has no
  * window of it. The page is looked at again: since the call began the store may
- * have gone to another day, and a subject of that have been evicted or reopened. */
+ * have stepped back. */
 static inline bool qli_cell_new_day_asks(const struct qli_call *call)
 {
-    const struct qli_engine *engine = call->engine;
-    if (call->asks)
-        return true;
-    if (!qli_engine_has_ledger(engine))
-        return false;
-    int64_t day = (int64_t)__atomic_load_n(&engine->page->day, __ATOMIC_ACQUIRE);
-    uint64_t ask_until = __atomic_load_n(&engine->page->ask_until, __ATOMIC_RELAXED);
-    return day != call->day || (ask_until != 0 && call->day <= (int64_t)ask_until);
+    uint64_t ask_until = __atomic_load_n(&call->engine->page->ask_until, __ATOMIC_RELAXED);
+    return call->asks || (ask_until != 0 && call->day <= (int64_t)ask_until);
 }
 
-/* Whether a call has to ask the ledger before it may look at the cell or add to it. */
+/* Whether a call that looks at the cell has to ask the ledger. */
 static inline bool qli_cell_asks(const struct qli_call *call, const struct qli_cell *cell)
 {
     if (__builtin_expect((int64_t)cell->day == call->day, 1))
@@ -73,6 +67,17 @@ static inline int64_t qli_cell_yesterday(const struct qli_call *call, const stru
     return qli_cell_window(cell, qli_cell_day(call, cell) - 1);
 }
 
+/* Whether a call that adds to a subject without a window of its day has to ask. Only
+ * the store's own day is opened: of one that is over, the ledger may have more of
+ * a subject that was evicted since. */
+static inline bool qli_cell_opening_asks(const struct qli_call *call)
+{
+    const struct qli_engine *engine = call->engine;
+    uint64_t day = __atomic_load_n(&engine->page->day, __ATOMIC_ACQUIRE);
+    return qli_cell_new_day_asks(call) ||
+           (day != (uint64_t)call->day && qli_engine_has_ledger(engine));
+}
+
 /* Whether the call may add to the subject's cell: QL_OK, QLI_ASK_LEDGER, or
  * QLI_MUST_FLUSH: its roll-over would drop a window that the ledger lacks. */
 static inline enum ql_status qli_cell_admits(const struct qli_call *call,
@@ -81,10 +86,11 @@ static inline enum ql_status qli_cell_admits(const struct qli_call *call,
     const struct qli_cell *cell = &subject->cells[meter];
     if (__builtin_expect((int64_t)cell->day == call->day, 1))
         return QL_OK;
-    if (qli_cell_asks(call, cell))
+    if ((int64_t)cell->day > call->day)
+        return qli_cell_is_ahead(call, cell) ? QLI_ASK_LEDGER : QL_OK;
+    if (qli_cell_opening_asks(call))
         return QLI_ASK_LEDGER;
-    bool drops = (int64_t)cell->day < call->day &&
-                 (qli_subject_dirty(subject) & qli_dirty_previous(meter)) != 0;
+    bool drops = (qli_subject_dirty(subject) & qli_dirty_previous(meter)) != 0;
     return drops && qli_engine_has_ledger(call->engine) ? QLI_MUST_FLUSH : QL_OK;
 }
 

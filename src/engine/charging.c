@@ -26,7 +26,7 @@ static enum ql_status charge_once(const struct qli_call *call, const struct qli_
         return status;
     if (index != 0)
         status = qli_cell_admits(call, qli_subject_at(&section, index), amount.meter);
-    else if (qli_cell_new_day_asks(call))
+    else if (qli_cell_opening_asks(call))
         status = QLI_ASK_LEDGER;
     else
         status = qli_subject_insert_locked(&section, name, call->day, &index);

@@ -320,6 +320,8 @@ enum ql_status qli_dirty_reopen(const struct qli_call *call, const struct qli_na
     enum ql_status status = qli_subject_enter(call, name, &section, &index);
     if (status != QL_OK)
         return status;
+    if (__atomic_load_n(&call->engine->page->day, __ATOMIC_ACQUIRE) != (uint64_t)call->day)
+        return qli_section_abandon(&section, QL_OK);
     if (index == 0)
         status = qli_subject_insert_locked(&section, name, call->day, &index);
     else if (qli_subject_dirty(qli_subject_at(&section, index)) != 0)

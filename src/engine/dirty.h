@@ -64,7 +64,9 @@ enum ql_status qli_dirty_restore(const struct qli_call *call, const struct qli_n
  * the ledger was read. A subject that is not there is made, also where the ledger
  * has nothing of it: that it is there says that the ledger was asked. totals are
  * what the ledger has of these days (nothing of a meter: 0). A window that a cell
- * has itself keeps the larger amount. QLI_MUST_FLUSH: the subject is dirty.
+ * has itself keeps the larger amount. Where the store has gone to another day since
+ * the call began, nothing is done: what asked is called again, as a new call, and
+ * asks again if it has to. QLI_MUST_FLUSH: the subject is dirty.
  * QL_E_INVALID as for restore; QL_E_FULL. */
 enum ql_status qli_dirty_reopen(const struct qli_call *call, const struct qli_name *name,
                                 const struct qli_total *totals, size_t count);

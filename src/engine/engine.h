@@ -55,9 +55,9 @@ struct qli_engine {
 
 /* Answers of an operation to the layer above, which has the ledger; they never
  * reach a caller. Nothing was done. */
-#define QLI_ASK_LEDGER ((enum ql_status)1000) /* reopen the subject's windows, call again */
+#define QLI_ASK_LEDGER ((enum ql_status)1000) /* reopen the subject's windows, begin anew */
 #define QLI_MUST_FLUSH                                                                             \
-    ((enum ql_status)1001) /* flush, call again: a window that the ledger lacks \
+    ((enum ql_status)1001) /* flush, begin anew: a window that the ledger lacks \
                                                * would be dropped */
 
 /* What one call carries through the engine. */
