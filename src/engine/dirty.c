@@ -39,9 +39,9 @@ static void add_total(struct qli_dirty_subject *found, uint64_t meter, uint64_t 
 {
     found->totals[found->count++] = (struct qli_total){
         .meter = (uint32_t)meter,
-        .dirty = dirty,
         .day = (int64_t)day,
         .amount = qli_engine_amount(total),
+        .dirty = dirty,
     };
 }
 

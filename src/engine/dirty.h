@@ -17,9 +17,9 @@
 /* One window of one meter of a subject. */
 struct qli_total {
     uint32_t meter;
-    bool dirty; /* where it was copied from a region */
     int64_t day;
     int64_t amount;
+    bool dirty; /* where it was copied from a region */
 };
 
 struct qli_dirty_subject {

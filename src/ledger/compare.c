@@ -42,7 +42,7 @@ static enum ql_status compare_total(struct qli_flusher *flusher, const struct ql
                      "[T%d] of %.100s, %s, in the day that begins at %lld, the region has %lld and "
                      "the ledger %lld: keep both files for a report",
                      total->dirty ? 2 : 1, subject, looking.meter,
-                     (long long)(total->day * QLI_SECONDS_PER_DAY), (long long)total->amount,
+                     (long long)qli_window_end(total->day - 1), (long long)total->amount,
                      (long long)looking.amount);
 }
 

@@ -223,7 +223,7 @@ static void expect_dirty(const char *subject, uint32_t meter, int64_t day, int64
 static enum ql_status restore(const char *subject, uint32_t meter, int64_t day, int64_t amount)
 {
     struct qli_name name = name_of(subject);
-    const struct qli_total total = {meter, day, amount};
+    const struct qli_total total = {meter, day, amount, false};
     return qli_dirty_restore(&scene.call, &name, &total);
 }
 
@@ -642,7 +642,8 @@ static void an_unknown_subject_is_asked_for(void **state)
     expect_asked("alice");
     take("alice"); /* looks at no window; that it is there now says nothing of them */
     expect_asked("alice");
-    const struct qli_total totals[] = {{BYTES, TODAY, 990}, {STATEMENTS, TODAY - 1, 4}};
+    const struct qli_total totals[] = {{BYTES, TODAY, 990, false},
+                                       {STATEMENTS, TODAY - 1, 4, false}};
     assert_int_equal(reopen("alice", totals, 2), QL_OK);
     expect_usage("alice", BYTES, 990, 0);
     expect_usage("alice", STATEMENTS, 0, 4);
@@ -736,7 +737,7 @@ static void after_a_step_back_a_window_is_asked_for(void **state)
     assert_int_equal(flush(), 1);
     go_to(TODAY);
     expect_asked("alice");
-    const struct qli_total totals[] = {{BYTES, TODAY, 7}, {BYTES, TODAY - 1, 3}};
+    const struct qli_total totals[] = {{BYTES, TODAY, 7, false}, {BYTES, TODAY - 1, 3, false}};
     assert_int_equal(reopen("alice", totals, 2), QL_OK);
     expect_usage("alice", BYTES, 7, 3);
     charged("alice", BYTES, 1);
@@ -745,7 +746,7 @@ static void after_a_step_back_a_window_is_asked_for(void **state)
     scene.call.asks = true;
     expect_asked("alice");
     assert_int_equal(flush(), 1);
-    const struct qli_total later[] = {{BYTES, TODAY + 1, 2}, {BYTES, TODAY, 8}};
+    const struct qli_total later[] = {{BYTES, TODAY + 1, 2}, {BYTES, TODAY, 8, false}};
     assert_int_equal(reopen("alice", later, 2), QL_OK);
     expect_usage("alice", BYTES, 2, 8);
 }
@@ -833,9 +834,9 @@ static void reopening_keeps_the_larger_amounts(void **state)
     charged("alice", BYTES, 2);
     charged("alice", STATEMENTS, 2);
     assert_int_equal(flush(), 1);
-    const struct qli_total totals[] = {{BYTES, TODAY, 9},
+    const struct qli_total totals[] = {{BYTES, TODAY, 9, false},
                                        {BYTES, TODAY + 1, 1},
-                                       {STATEMENTS, TODAY, 6},
+                                       {STATEMENTS, TODAY, 6, false},
                                        {STATEMENTS, TODAY + 1, 3}};
     assert_int_equal(reopen("alice", totals, 4), QL_OK);
     expect_usage("alice", BYTES, 2, 9);
