@@ -426,6 +426,26 @@ QL_API QL_MUST_USE enum ql_status ql_renew(struct ql *ql, struct ql_lease lease)
  * QL_E_INVALID (a zero lease), QL_E_SETTLED, QL_E_EXPIRED (it had ended), QL_E_BUSY. */
 QL_API QL_MUST_USE enum ql_status ql_revoke(struct ql *ql, struct ql_lease lease);
 
+/* Makes a descriptor for the processes that do the work. While anybody has it, or a
+ * copy of it, open, the death of this process ends none of its held leases in the
+ * store, also those that it takes later, and its place among max_holders stays
+ * taken. The last one to be closed ends them, as that death would have. It keeps
+ * nothing else: while they are held only this process may settle them; ql_close,
+ * ql_revoke and a maximum age end them as ever; and a lock in which it dies is
+ * free at once.
+ *
+ * Each call makes a new one, which is the caller's to close. It has O_CLOEXEC: a
+ * forked child has it as it is, and a program that the child executes once
+ * FD_CLOEXEC is cleared there. Every child that is forked while it is open has it
+ * too, and one that lives on keeps the leases: open it late, close it soon. In a
+ * forked child this is the child's own, as all calls are. May register, as any
+ * first call in a forked child; waits up to admit_wait_ms then. On failure *fd is
+ * -1.
+ *
+ * QL_E_BUSY, QL_E_SYSTEM (errno says which: as a rule there is no descriptor
+ * left). */
+QL_API QL_MUST_USE enum ql_status ql_token_fd(struct ql *ql, int *fd);
+
 /* A lease as text ("index.generation.epoch", hexadecimal) and back. Format
  * always succeeds; parse gives QL_E_INVALID for anything that format does not
  * make. */

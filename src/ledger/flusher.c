@@ -5,6 +5,7 @@
  */
 #include "ledger/flusher.h"
 
+#include <fcntl.h>
 #include <linux/futex.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
@@ -25,7 +26,7 @@ static bool take_byte(struct qli_flusher *flusher)
 {
     struct qli_region *region = &flusher->engine->region;
     if (!qli_holder_is_lock_file(region, flusher->lock_fd))
-        flusher->lock_fd = qli_attach_reopen_lock(region);
+        flusher->lock_fd = qli_attach_reopen_lock(region, O_RDWR);
     return flusher->lock_fd >= 0 && qli_lockfile_take(flusher->lock_fd, QLI_BYTE_FLUSHER);
 }
 

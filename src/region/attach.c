@@ -27,16 +27,17 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/system.h"
+#include "region/guard.h"
 #include "region/lockfile.h"
 
 #define ATTACH_WAIT_MS 5000
 #define TAKE_OVER_WAIT_MS 1000 /* well below what others wait for ATTACH, which is ours meanwhile */
 
-int qli_attach_reopen_lock(const struct qli_region *region)
+int qli_attach_reopen_lock(const struct qli_region *region, int access)
 {
     char path[40];
     snprintf(path, sizeof path, "/proc/self/fd/%d", region->lock_fd);
-    return qli_system_open(AT_FDCWD, path, O_RDWR, 0);
+    return qli_system_open(AT_FDCWD, path, access, 0);
 }
 
 static enum ql_status enter_store(const struct qli_region *region, int64_t wait_ms, int *token_fd,
@@ -44,7 +45,7 @@ static enum ql_status enter_store(const struct qli_region *region, int64_t wait_
 {
     if (!qli_holder_is_lock_file(region, region->lock_fd))
         return qli_error(error, QL_E_DETACHED, 0, "%s", ql_status_text(QL_E_DETACHED));
-    *token_fd = qli_attach_reopen_lock(region);
+    *token_fd = qli_attach_reopen_lock(region, O_RDWR);
     if (*token_fd < 0)
         return qli_place_refused(error, errno, "the lock file", " through /proc");
     int64_t deadline_ns = qli_clock_boot_ns() + wait_ms * QLI_NS_PER_MS;
@@ -65,9 +66,10 @@ static enum ql_status enter_store(const struct qli_region *region, int64_t wait_
 
 /* ---- choosing the region ------------------------------------------------ */
 
+/* By holders, or by leases that are kept for one. */
 static bool in_use(int token_fd)
 {
-    return qli_lockfile_locked(token_fd, QLI_BYTE_HOLDERS, QLI_HOLDERS_MAX);
+    return qli_lockfile_locked(token_fd, QLI_BYTE_HOLDERS, 2 * QLI_HOLDERS_MAX);
 }
 
 /* A new store's record, which says where its region will be for ever. */
@@ -379,4 +381,20 @@ enum ql_status qli_attach_child(struct qli_region *region, int64_t wait_ms, qli_
     else if (token_fd >= 0)
         close(token_fd);
     return status;
+}
+
+enum ql_status qli_attach_keep(struct qli_region *region, int *fd)
+{
+    *fd = -1;
+    if (!qli_holder_token_held(region))
+        return QL_E_DETACHED;
+    int token_fd = qli_attach_reopen_lock(region, O_RDONLY);
+    if (token_fd < 0)
+        return QL_E_SYSTEM;
+    if (!qli_lockfile_share(token_fd, QLI_BYTE_KEPT + qli_word_slot(qli_holder_self(region)))) {
+        close(token_fd);
+        return QL_E_SYSTEM;
+    }
+    *fd = token_fd;
+    return QL_OK;
 }

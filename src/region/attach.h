@@ -41,9 +41,9 @@ enum ql_status qli_attach_memory(struct qli_region *region, struct ql_error *err
 enum ql_status qli_attach_compare(struct qli_place *place, const struct qli_region *region,
                                   struct ql_error *error);
 
-/* A second description of the lock file, which can own locks of its own; -1 and
- * errno. */
-int qli_attach_reopen_lock(const struct qli_region *region);
+/* A second description of the lock file, which can own locks of its own; access is
+ * O_RDWR or O_RDONLY. -1 and errno. */
+int qli_attach_reopen_lock(const struct qli_region *region, int access);
 
 /* Whether the mapped region still is the store's, and its lock file still there. */
 bool qli_attach_is_current(const struct qli_region *region);
@@ -52,5 +52,13 @@ bool qli_attach_is_current(const struct qli_region *region);
  * mutex of region->self. */
 enum ql_status qli_attach_child(struct qli_region *region, int64_t wait_ms, qli_holder_reaper reap,
                                 void *context);
+
+/* A new description of the lock file that keeps this holder's leases for as long
+ * as anybody has it open: they are not reaped, and nobody takes the slot. It has
+ * its own byte of the lock file, so the holder's own tells as ever whether the
+ * process runs, and a lock that it dies in is taken from it. Close-on-exec, and
+ * not for writing: it goes to programs that know nothing of the file. The caller
+ * has the mutex of region->self and is a holder. QL_E_DETACHED, QL_E_SYSTEM. */
+enum ql_status qli_attach_keep(struct qli_region *region, int *fd);
 
 #endif

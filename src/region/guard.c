@@ -77,7 +77,7 @@ static enum ql_status wait_for_word(struct qli_region *region, struct qli_guard 
         nap_ns = nap_ns < LAST_NAP_NS / 2 ? nap_ns * 2 : LAST_NAP_NS;
         if (__atomic_load_n(&guard->word, __ATOMIC_RELAXED) != seen)
             continue;
-        if (!qli_holder_alive(region, self, seen)) {
+        if (!qli_holder_runs(region, self, seen)) {
             if (take(guard, seen, self | QLI_WORD_WAITERS))
                 return QL_OK;
         } else if (left_ns <= 0) {
@@ -91,7 +91,7 @@ static enum ql_status take_from_dead(struct qli_region *region, struct qli_guard
                                      uint64_t self)
 {
     uint64_t seen = __atomic_load_n(&guard->word, __ATOMIC_RELAXED);
-    if (seen == 0 || qli_holder_alive(region, self, seen))
+    if (seen == 0 || qli_holder_runs(region, self, seen))
         return QL_E_BUSY;
     return take(guard, seen, self | (seen & QLI_WORD_WAITERS)) ? QL_OK : QL_E_BUSY;
 }

@@ -48,6 +48,18 @@ static enum ql_status take_over(struct qli_region *region, uint64_t slot, qli_ho
     return status == QL_OK && !is_clean(region, slot) ? reap(context, *self) : status;
 }
 
+/* A slot whose leases somebody keeps is not free: a new owner would reap them.
+ * Asked with the byte in hand, for only who has it can begin to keep. */
+static bool take_byte(int token_fd, uint64_t slot)
+{
+    if (!qli_lockfile_take(token_fd, QLI_BYTE_HOLDERS + slot))
+        return false;
+    bool kept = qli_lockfile_locked(token_fd, QLI_BYTE_KEPT + slot, 1);
+    if (kept)
+        qli_lockfile_give(token_fd, QLI_BYTE_HOLDERS + slot);
+    return !kept;
+}
+
 /* Takes the first free slot (that is clean, if clean is set) whose former
  * owner's leases can be reaped. QL_E_FULL: none is free. QL_E_BUSY. */
 static enum ql_status take_slot(struct qli_region *region, int token_fd, bool clean,
@@ -55,8 +67,7 @@ static enum ql_status take_slot(struct qli_region *region, int token_fd, bool cl
 {
     enum ql_status answer = QL_E_FULL;
     for (uint64_t slot = 0; slot < region->holder_count; slot++) {
-        if ((clean && !is_clean(region, slot)) ||
-            !qli_lockfile_take(token_fd, QLI_BYTE_HOLDERS + slot))
+        if ((clean && !is_clean(region, slot)) || !take_byte(token_fd, slot))
             continue;
         enum ql_status status = take_over(region, slot, reap, context, self);
         if (status == QL_OK)
@@ -135,20 +146,34 @@ void qli_holder_close_token(struct qli_region *region)
     region->token_fd = -1;
 }
 
-bool qli_holder_alive(struct qli_region *region, uint64_t self, uint64_t word)
+/* The slot has no new owner, who could take its byte only after a death. */
+static bool is_latest(const struct qli_region *region, uint64_t word)
 {
-    word &= ~QLI_WORD_WAITERS;
-    if (word == self)
-        return true;
     uint64_t slot = qli_word_slot(word);
     if (word == 0 || slot >= region->holder_count)
         return false;
     uint64_t generation = __atomic_load_n(&region->holders[slot].generation, __ATOMIC_ACQUIRE);
-    /* The slot has a new owner, who could take its byte only after a death. */
-    if (generation != qli_word_generation(word))
-        return false;
-    return qli_lockfile_locked(region->lock_fd, QLI_BYTE_HOLDERS + slot, 1) ||
+    return generation == qli_word_generation(word);
+}
+
+static bool may_be_locked(const struct qli_region *region, uint64_t byte)
+{
+    return qli_lockfile_locked(region->lock_fd, byte, 1) ||
            !qli_holder_is_lock_file(region, region->lock_fd);
+}
+
+bool qli_holder_runs(const struct qli_region *region, uint64_t self, uint64_t word)
+{
+    word &= ~QLI_WORD_WAITERS;
+    return word == self || (is_latest(region, word) &&
+                            may_be_locked(region, QLI_BYTE_HOLDERS + qli_word_slot(word)));
+}
+
+/* In this order: who still runs may begin to keep, who does not run cannot. */
+bool qli_holder_alive(const struct qli_region *region, uint64_t self, uint64_t word)
+{
+    return qli_holder_runs(region, self, word) ||
+           (is_latest(region, word) && may_be_locked(region, QLI_BYTE_KEPT + qli_word_slot(word)));
 }
 
 bool qli_holder_is_lock_file(const struct qli_region *region, int fd)

@@ -33,9 +33,13 @@ static inline uint64_t qli_holder_self(const struct qli_region *region)
     return __atomic_load_n(&region->self->word, __ATOMIC_ACQUIRE);
 }
 
-/* Whether the holder that word names can still act. self is always alive. One
- * that is dead stays dead; one that was alive may have died since. */
-bool qli_holder_alive(struct qli_region *region, uint64_t self, uint64_t word);
+/* Whether the holder that word names can still act. self always can. One that is
+ * dead stays dead; one that was alive may have died since. */
+bool qli_holder_runs(const struct qli_region *region, uint64_t self, uint64_t word);
+
+/* Whether its leases are held: it runs, or somebody keeps them (qli_attach_keep).
+ * The locks of one that does not run are not kept. */
+bool qli_holder_alive(const struct qli_region *region, uint64_t self, uint64_t word);
 
 /* Whether the descriptor is the store's lock file. A host may have closed it and
  * got the number again for a file of its own, which proves nobody dead. */

@@ -47,6 +47,12 @@ void qli_lockfile_give(int fd, uint64_t byte)
     lock_call(fd, F_OFD_SETLK, F_UNLCK, byte, 1, &lock);
 }
 
+bool qli_lockfile_share(int fd, uint64_t byte)
+{
+    struct flock lock;
+    return lock_call(fd, F_OFD_SETLK, F_RDLCK, byte, 1, &lock) == 0;
+}
+
 bool qli_lockfile_locked(int fd, uint64_t byte, uint64_t count)
 {
     struct flock lock;

@@ -18,6 +18,9 @@
 #define QLI_BYTE_FLUSHER UINT64_C(4097)
 #define QLI_BYTE_HOLDERS UINT64_C(8192)
 #define QLI_HOLDERS_MAX UINT64_C(32768)
+/* Behind them, one for each of them: locked by what keeps the leases of a holder
+ * that has died. */
+#define QLI_BYTE_KEPT (QLI_BYTE_HOLDERS + QLI_HOLDERS_MAX)
 
 #define QLI_STORE_VERSION 2u
 #define QLI_PATH_SIZE 256u
@@ -40,6 +43,9 @@ struct qli_lock_record {
 /* Tries to lock one byte. Does not wait. */
 bool qli_lockfile_take(int fd, uint64_t byte);
 void qli_lockfile_give(int fd, uint64_t byte);
+
+/* Tries to lock one byte together with others who share it. Does not wait. */
+bool qli_lockfile_share(int fd, uint64_t byte);
 
 /* Whether any byte of the range is locked through another descriptor. */
 bool qli_lockfile_locked(int fd, uint64_t byte, uint64_t count);

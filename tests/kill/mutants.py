@@ -27,6 +27,7 @@ PROGRAMS = {
         "processes_holders.c",
         "processes_opening.c",
         "processes_stopped.c",
+        "processes_tokens.c",
         "scenario.c",
         "harness.c",
     ],

@@ -31,6 +31,15 @@ int kt_process_closefrom(void);
 int kt_process_descriptors_reused(void);
 int kt_process_descriptors_reopened(void);
 
+/* processes_tokens.c: those who keep the leases of a process that died. */
+int kt_process_token_inherited(void);
+int kt_process_token_memory(void);
+int kt_process_token_in_lock(void);
+int kt_process_token_closed(void);
+int kt_process_token_slot(void);
+int kt_process_token_exec(void);
+int kt_process_token_refused(void);
+
 /* processes_opening.c: races of opening, stores that are removed or shared. */
 int kt_process_stale_region(void);
 int kt_process_stale_killed(void);

@@ -746,7 +746,7 @@ static void after_a_step_back_a_window_is_asked_for(void **state)
     scene.call.asks = true;
     expect_asked("alice");
     assert_int_equal(flush(), 1);
-    const struct qli_total later[] = {{BYTES, TODAY + 1, 2}, {BYTES, TODAY, 8, false}};
+    const struct qli_total later[] = {{BYTES, TODAY + 1, 2, false}, {BYTES, TODAY, 8, false}};
     assert_int_equal(reopen("alice", later, 2), QL_OK);
     expect_usage("alice", BYTES, 2, 8);
 }
@@ -835,13 +835,13 @@ static void reopening_keeps_the_larger_amounts(void **state)
     charged("alice", STATEMENTS, 2);
     assert_int_equal(flush(), 1);
     const struct qli_total totals[] = {{BYTES, TODAY, 9, false},
-                                       {BYTES, TODAY + 1, 1},
+                                       {BYTES, TODAY + 1, 1, false},
                                        {STATEMENTS, TODAY, 6, false},
-                                       {STATEMENTS, TODAY + 1, 3}};
+                                       {STATEMENTS, TODAY + 1, 3, false}};
     assert_int_equal(reopen("alice", totals, 4), QL_OK);
     expect_usage("alice", BYTES, 2, 9);
     expect_usage("alice", STATEMENTS, 3, 7);
-    const struct qli_total other = {BYTES, TODAY + 2, 1};
+    const struct qli_total other = {BYTES, TODAY + 2, 1, false};
     assert_int_equal(reopen("alice", &other, 1), QL_E_INVALID);
 }
 

@@ -74,6 +74,21 @@ static void closing_a_description_gives_its_bytes_up(void **state)
     close(other);
 }
 
+static void a_shared_byte_is_locked_until_the_last_lets_go(void **state)
+{
+    struct files *files = *state;
+    char path[40];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", files->fds[0]);
+    int reader = open(path, O_RDONLY | O_CLOEXEC);
+    assert_true(qli_lockfile_share(reader, QLI_BYTE_KEPT + 3));
+    assert_true(qli_lockfile_share(files->fds[1], QLI_BYTE_KEPT + 3));
+    assert_false(qli_lockfile_take(files->fds[0], QLI_BYTE_KEPT + 3));
+    close(reader);
+    assert_true(qli_lockfile_locked(files->fds[0], QLI_BYTE_KEPT + 3, 1));
+    qli_lockfile_give(files->fds[1], QLI_BYTE_KEPT + 3);
+    assert_false(qli_lockfile_locked(files->fds[0], QLI_BYTE_KEPT + 3, 1));
+}
+
 static void a_descriptor_that_is_gone_proves_nothing(void **state)
 {
     (void)state;
@@ -135,6 +150,7 @@ int main(void)
         CASE(a_byte_belongs_to_one_description),
         CASE(ranges_are_looked_at_whole),
         CASE(closing_a_description_gives_its_bytes_up),
+        CASE(a_shared_byte_is_locked_until_the_last_lets_go),
         CASE(a_descriptor_that_is_gone_proves_nothing),
         CASE(a_record_comes_back),
         CASE(every_length_but_the_whole_is_damage),
