@@ -9,8 +9,7 @@
 
 #include "output.h"
 
-/* Digits and nothing else, up to 2^63-1. */
-static bool parse_amount(const char *text, int64_t *amount)
+bool cli_parse_amount(const char *text, int64_t *amount)
 {
     if (text[0] == '\0' || text[strspn(text, "0123456789")] != '\0') {
         return false;
@@ -26,7 +25,7 @@ static enum cli_exit run(struct cli *cli)
     const char *subject = cli->args[0];
     const char *meter = cli->args[1];
     int64_t amount;
-    if (!parse_amount(cli->args[2], &amount)) {
+    if (!cli_parse_amount(cli->args[2], &amount)) {
         cli_fail(cli, QL_E_INVALID, "'%s' is no amount: a whole number from 0 to %" PRId64,
                  cli->args[2], INT64_MAX);
         return CLI_USAGE;

@@ -7,7 +7,16 @@
 
 #include "output.h"
 
-static void print_json(const char *subject, bool allowed, const struct ql_verdict *verdict)
+void cli_refusal_line(FILE *file, const struct ql_verdict *verdict)
+{
+    fprintf(file,
+            "refused: %s: %" PRId64 "/%" PRId64 ", level %" PRIu32 ", retry after %" PRId64 " s\n",
+            verdict->kind, verdict->current, verdict->limit, verdict->level,
+            verdict->retry_after_seconds);
+}
+
+void cli_json_verdict(FILE *file, const char *subject, bool allowed,
+                      const struct ql_verdict *verdict)
 {
     json_t *answer =
         json_pack("{s:o, s:b}", "subject", cli_json_text(subject), "allowed", (int)allowed);
@@ -21,8 +30,8 @@ static void print_json(const char *subject, bool allowed, const struct ql_verdic
         json_decref(refusal);
     }
     json_object_set_new(answer, "limits", cli_json_limits(verdict->limits, verdict->limit_count));
-    cli_json_put(stdout, answer);
-    putchar('\n');
+    cli_json_put(file, answer);
+    fputc('\n', file);
 }
 
 static void print_text(const char *subject, bool allowed, const struct ql_verdict *verdict)
@@ -32,10 +41,7 @@ static void print_text(const char *subject, bool allowed, const struct ql_verdic
     if (allowed) {
         puts("allowed");
     } else {
-        printf("refused: %s: %" PRId64 "/%" PRId64 ", level %" PRIu32 ", retry after %" PRId64
-               " s\n",
-               verdict->kind, verdict->current, verdict->limit, verdict->level,
-               verdict->retry_after_seconds);
+        cli_refusal_line(stdout, verdict);
     }
     for (uint32_t i = 0; i < verdict->limit_count; i++) {
         cli_limit_row(&table, safe, &verdict->limits[i]);
@@ -54,7 +60,7 @@ static enum cli_exit run(struct cli *cli)
         return cli_fail_on(cli, status, status == QL_E_LIMIT ? cli->limit : subject);
     }
     if (cli->json) {
-        print_json(subject, status == QL_OK, &verdict);
+        cli_json_verdict(stdout, subject, status == QL_OK, &verdict);
     } else {
         print_text(subject, status == QL_OK, &verdict);
     }

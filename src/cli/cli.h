@@ -25,11 +25,17 @@ struct cli {
     const char *from;
     const char *to;
     bool csv;
+    const char *wait;
+    char *charges[QL_METERS_MAX + 1]; /* METER=AMOUNT; one too many is seen */
+    size_t charge_count;
+    bool slot_only;
     bool json;
     bool help;
     bool version;
     int arg_count;
     char **args;
+    int work_count; /* of what stands behind "--", for a command that takes it */
+    char **work;    /* with a NULL behind it */
     struct ql *ql;
 };
 
@@ -43,6 +49,7 @@ struct cli_command {
     bool takes_limit;
     bool takes_revoke;
     bool takes_period; /* --meter, --from, --to, --csv */
+    bool takes_work;   /* and its options */
     enum cli_exit (*run)(struct cli *cli);
     /* Says why the store could not be opened, where that is the command's
      * answer; NULL: the common message. */
@@ -53,8 +60,12 @@ extern const struct cli_command cli_usage_command;
 extern const struct cli_command cli_leases_command;
 extern const struct cli_command cli_check_command;
 extern const struct cli_command cli_charge_command;
+extern const struct cli_command cli_run_command;
 extern const struct cli_command cli_verify_command;
 extern const struct cli_command cli_history_command;
 extern const struct cli_command cli_backup_command;
+
+/* Digits and nothing else, up to 2^63-1. */
+bool cli_parse_amount(const char *text, int64_t *amount);
 
 #endif

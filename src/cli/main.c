@@ -11,8 +11,8 @@
 #include "output.h"
 
 static const struct cli_command *const commands[] = {
-    &cli_usage_command,   &cli_leases_command, &cli_check_command,  &cli_charge_command,
-    &cli_history_command, &cli_verify_command, &cli_backup_command,
+    &cli_usage_command, &cli_leases_command,  &cli_check_command,  &cli_charge_command,
+    &cli_run_command,   &cli_history_command, &cli_verify_command, &cli_backup_command,
 };
 #define COMMAND_COUNT (sizeof(commands) / sizeof(commands[0]))
 
@@ -51,14 +51,15 @@ static void print_program_help(void)
          "  quotalite usage alice --json\n"
          "  quotalite check alice --limit daily_bytes || echo over budget\n"
          "  quotalite charge alice bytes 1048576\n"
+         "  quotalite run alice -- make export\n"
          "\n"
          "'quotalite COMMAND --help' tells more about a command.");
 }
 
 static void print_command_help(const struct cli_command *command)
 {
-    printf("Usage: quotalite %s%s [OPTIONS]\n\n%s\n%s", command->name, command->arguments,
-           command->help, common_help);
+    printf("Usage: quotalite %s%s [OPTIONS]%s\n\n%s\n%s", command->name, command->arguments,
+           command->takes_work ? " -- COMMAND [ARGUMENT...]" : "", command->help, common_help);
 }
 
 /* A wrong command line. what may be NULL. */
@@ -71,63 +72,85 @@ static enum cli_exit wrong(const char *message, const char *what)
     return CLI_USAGE;
 }
 
+static bool parse_option(int option, struct cli *cli)
+{
+    switch (option) {
+    case 's':
+        cli->store = optarg;
+        break;
+    case 'j':
+        cli->json = true;
+        break;
+    case 'l':
+        cli->limit = optarg;
+        break;
+    case 'r':
+        cli->revoke = optarg;
+        break;
+    case 'w':
+        cli->wait = optarg;
+        break;
+    case 'c':
+        if (cli->charge_count <= QL_METERS_MAX) {
+            cli->charges[cli->charge_count++] = optarg;
+        }
+        break;
+    case 'S':
+        cli->slot_only = true;
+        break;
+    case 'm':
+        cli->meter = optarg;
+        break;
+    case 'f':
+        cli->from = optarg;
+        break;
+    case 't':
+        cli->to = optarg;
+        break;
+    case 'C':
+        cli->csv = true;
+        break;
+    case 'h':
+        cli->help = true;
+        break;
+    case 'V':
+        cli->version = true;
+        break;
+    default:
+        return false;
+    }
+    return true;
+}
+
+/* What stands behind "--" is no option, and may be a command line of its own. */
 static enum cli_exit parse_options(int argc, char **argv, struct cli *cli)
 {
     static const struct option options[] = {
-        {"store", required_argument, NULL, 's'},
-        {"json", no_argument, NULL, 'j'},
-        {"limit", required_argument, NULL, 'l'},
-        {"revoke", required_argument, NULL, 'r'},
-        {"meter", required_argument, NULL, 'm'},
-        {"from", required_argument, NULL, 'f'},
-        {"to", required_argument, NULL, 't'},
-        {"csv", no_argument, NULL, 'c'},
-        {"help", no_argument, NULL, 'h'},
-        {"version", no_argument, NULL, 'V'},
-        {NULL, 0, NULL, 0},
+        {"store", required_argument, NULL, 's'}, {"json", no_argument, NULL, 'j'},
+        {"limit", required_argument, NULL, 'l'}, {"revoke", required_argument, NULL, 'r'},
+        {"wait", required_argument, NULL, 'w'},  {"charge", required_argument, NULL, 'c'},
+        {"slot-only", no_argument, NULL, 'S'},   {"meter", required_argument, NULL, 'm'},
+        {"from", required_argument, NULL, 'f'},  {"to", required_argument, NULL, 't'},
+        {"csv", no_argument, NULL, 'C'},         {"help", no_argument, NULL, 'h'},
+        {"version", no_argument, NULL, 'V'},     {NULL, 0, NULL, 0},
     };
     int option;
     opterr = 0; /* getopt would print the argument as it is */
-    while ((option = getopt_long(argc, argv, ":s:jl:r:hV", options, NULL)) != -1) {
-        switch (option) {
-        case 's':
-            cli->store = optarg;
-            break;
-        case 'j':
-            cli->json = true;
-            break;
-        case 'l':
-            cli->limit = optarg;
-            break;
-        case 'r':
-            cli->revoke = optarg;
-            break;
-        case 'm':
-            cli->meter = optarg;
-            break;
-        case 'f':
-            cli->from = optarg;
-            break;
-        case 't':
-            cli->to = optarg;
-            break;
-        case 'c':
-            cli->csv = true;
-            break;
-        case 'h':
-            cli->help = true;
-            break;
-        case 'V':
-            cli->version = true;
-            break;
-        case ':':
+    cli->args = cli_resize(NULL, ((size_t)argc + 1) * sizeof(*cli->args));
+    while ((option = getopt_long(argc, argv, "-:s:jl:r:w:c:ShV", options, NULL)) != -1) {
+        if (option == 1) {
+            cli->args[cli->arg_count++] = optarg;
+        } else if (option == ':') {
             return wrong("the option needs a value:", argv[optind - 1]);
-        default:
+        } else if (!parse_option(option, cli)) {
             return wrong("unknown option", argv[optind - 1]);
         }
     }
-    cli->args = argv + optind;
-    cli->arg_count = argc - optind;
+    cli->work_count = argc - optind;
+    memcpy(&cli->args[cli->arg_count], &argv[optind],
+           ((size_t)cli->work_count + 1) * sizeof(*argv)); /* the NULL, too */
+    cli->work = &cli->args[cli->arg_count];
+    cli->arg_count += cli->work_count;
     return CLI_OK;
 }
 
@@ -153,8 +176,15 @@ static enum cli_exit check_arguments(const struct cli_command *command, const st
         !command->takes_period) {
         return wrong("--meter, --from, --to and --csv do not belong to the command", command->name);
     }
+    if ((cli->wait != NULL || cli->charge_count > 0 || cli->slot_only) && !command->takes_work) {
+        return wrong("--wait, --charge and --slot-only do not belong to the command",
+                     command->name);
+    }
     if (cli->arg_count < command->min_args) {
         return wrong("arguments are missing for the command", command->name);
+    }
+    if (command->takes_work && cli->work_count == 0) {
+        return wrong("no command to run: it stands behind '--'", NULL);
     }
     if (cli->arg_count > command->max_args) {
         return wrong("one argument too many:", cli->args[command->max_args]);
@@ -191,35 +221,44 @@ static enum cli_exit finish(enum cli_exit result)
     return result;
 }
 
+/* Does what the command line says. */
+static enum cli_exit obey(struct cli *cli)
+{
+    if (cli->version) {
+        printf("quotalite %s\n", ql_version());
+        return CLI_OK;
+    }
+    if (cli->arg_count == 0 && cli->help) {
+        print_program_help();
+        return CLI_OK;
+    }
+    if (cli->arg_count == 0) {
+        return wrong("no command", NULL);
+    }
+    const struct cli_command *command = find_command(cli->args[0]);
+    if (command == NULL) {
+        return wrong("unknown command", cli->args[0]);
+    }
+    if (cli->help) {
+        print_command_help(command);
+        return CLI_OK;
+    }
+    cli->args++;
+    cli->arg_count -= 1 + (command->takes_work ? cli->work_count : 0);
+    enum cli_exit result = check_arguments(command, cli);
+    return result == CLI_OK ? run(command, cli) : result;
+}
+
 int main(int argc, char **argv)
 {
     struct cli cli = {.store = getenv("QUOTALITE_STORE")};
     setlocale(LC_CTYPE, "C.UTF-8"); /* subjects are UTF-8 wherever the program runs */
 
-    if (parse_options(argc, argv, &cli) != CLI_OK) {
-        return CLI_USAGE;
+    enum cli_exit result = parse_options(argc, argv, &cli);
+    char **words = cli.args;
+    if (result == CLI_OK) {
+        result = finish(obey(&cli));
     }
-    if (cli.version) {
-        printf("quotalite %s\n", ql_version());
-        return (int)finish(CLI_OK);
-    }
-    if (cli.arg_count == 0) {
-        if (!cli.help) {
-            return (int)wrong("no command", NULL);
-        }
-        print_program_help();
-        return (int)finish(CLI_OK);
-    }
-    const struct cli_command *command = find_command(cli.args[0]);
-    if (command == NULL) {
-        return (int)wrong("unknown command", cli.args[0]);
-    }
-    if (cli.help) {
-        print_command_help(command);
-        return (int)finish(CLI_OK);
-    }
-    cli.args++;
-    cli.arg_count--;
-    enum cli_exit result = check_arguments(command, &cli);
-    return (int)(result == CLI_OK ? finish(run(command, &cli)) : result);
+    free(words);
+    return (int)result;
 }

@@ -80,4 +80,10 @@ void cli_json_list_begin(const char *name);
 void cli_json_list_item(bool first, json_t *value);
 void cli_json_list_end(bool empty);
 
+/* ---- verdicts (check.c) ------------------------------------------------ */
+
+void cli_refusal_line(FILE *file, const struct ql_verdict *verdict);
+void cli_json_verdict(FILE *file, const char *subject, bool allowed,
+                      const struct ql_verdict *verdict);
+
 #endif

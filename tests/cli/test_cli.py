@@ -7,8 +7,12 @@ import re
 
 import pytest
 
-COMMANDS = ["usage", "leases", "check", "charge", "verify"]
-ARGUMENTS = {"check": ["alice"], "charge": ["alice", "bytes", "1"]}
+COMMANDS = ["usage", "leases", "check", "charge", "run", "verify"]
+ARGUMENTS = {
+    "check": ["alice"],
+    "charge": ["alice", "bytes", "1"],
+    "run": ["alice", "--", "echo", "ran"],
+}
 MAX = 2**63 - 1
 
 
@@ -58,6 +62,14 @@ def test_each_command_has_help_with_examples(run, command):
         (["verify", "alice"], "'alice'"),
         (["usage", "--limit", "x"], "--limit"),
         (["check", "alice", "--revoke", "x"], "--revoke"),
+        (["check", "alice", "--wait", "1"], "--wait"),
+        (["charge", "alice", "bytes", "1", "--charge", "bytes=1"], "--charge"),
+        (["usage", "--slot-only"], "--slot-only"),
+        (["run", "--", "true"], "missing"),
+        (["--", "run", "alice", "true"], "missing"),
+        (["run", "alice"], "--"),
+        (["run", "alice", "true"], "'--'"),
+        (["run", "alice", "bob", "--", "true"], "'bob'"),
         (["usage", "--store"], "--store"),
         (["usage"], "QUOTALITE_STORE"),
         (["usage", "--store", ""], "QUOTALITE_STORE"),
@@ -93,14 +105,14 @@ def test_store_comes_from_option_or_environment(run, store):
 def test_a_missing_store_is_an_error_and_not_made(run, tmp_path, command):
     arguments = [command, *ARGUMENTS.get(command, [])]
     missing = tmp_path / "missing"
-    result = run(*arguments, "--store", str(missing))
+    result = run("--store", str(missing), *arguments)
     assert result.code == 1 and result.out == ""
     assert str(missing) in result.err and "makes the store" in result.err
     assert not missing.exists()
 
     empty = tmp_path / "empty"
     empty.mkdir()
-    result = run(*arguments, "--store", str(empty))
+    result = run("--store", str(empty), *arguments)
     assert result.code == 1 and result.out == ""
     assert "no file 'lock'" in result.err
     assert list(empty.iterdir()) == []

@@ -866,8 +866,8 @@ static void all_meters_at_once(void **state)
     struct qli_total totals[2 * QL_METERS_MAX];
     for (uint32_t m = 0; m < QL_METERS_MAX; m++) {
         amounts[m] = (struct qli_amount){m, m + 1};
-        totals[2 * m] = (struct qli_total){m, TODAY, m + 1};
-        totals[2 * m + 1] = (struct qli_total){m, TODAY - 1, m + 2};
+        totals[2 * m] = (struct qli_total){m, TODAY, m + 1, false};
+        totals[2 * m + 1] = (struct qli_total){m, TODAY - 1, m + 2, false};
     }
     assert_int_equal(reopen(LONG_NAME, totals, 2ul * QL_METERS_MAX), QL_OK);
     struct ql_lease first = take(LONG_NAME);
