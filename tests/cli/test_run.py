@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """quotalite run: a slot that is held for as long as a command runs."""
 
+import contextlib
 import os
 import re
 import select
@@ -39,6 +40,7 @@ class Work:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             encoding="utf-8",
+            start_new_session=True,
             **options,
         )
         self.first_line = ""
@@ -57,7 +59,9 @@ class Work:
         return self.process.wait(DEADLINE)
 
     def close(self):
-        self.process.kill()
+        """Ends what is left, commands that run was killed without included."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.stdin.close()
         self.process.wait(DEADLINE)
         self.process.stdout.close()
@@ -367,7 +371,7 @@ def test_what_nohup_ignores_is_not_passed_on(start):
 
 
 def test_an_interrupt_from_the_terminal_ends_the_command(start, alice):
-    work = start("alice", "-c", "statements=1", "--", *WAIT, start_new_session=True).begin()
+    work = start("alice", "-c", "statements=1", "--", *WAIT).begin()
     os.killpg(work.process.pid, signal.SIGINT)
     assert work.wait() == 130
     assert alice()["leases"] == 0 and totals(alice())["statements"] == 1
