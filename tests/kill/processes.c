@@ -30,6 +30,7 @@ static const struct kt_case cases[] = {
     {"token_in_lock", kt_process_token_in_lock},
     {"token_closed", kt_process_token_closed},
     {"token_slot", kt_process_token_slot},
+    {"token_removed", kt_process_token_removed},
     {"token_exec", kt_process_token_exec},
     {"token_refused", kt_process_token_refused},
     {"stale_region", kt_process_stale_region},

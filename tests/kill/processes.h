@@ -37,6 +37,7 @@ int kt_process_token_memory(void);
 int kt_process_token_in_lock(void);
 int kt_process_token_closed(void);
 int kt_process_token_slot(void);
+int kt_process_token_removed(void);
 int kt_process_token_exec(void);
 int kt_process_token_refused(void);
 

@@ -195,6 +195,24 @@ int kt_process_token_slot(void)
     return 0;
 }
 
+/* A store whose region was removed is in use as long as leases of it are kept. */
+int kt_process_token_removed(void)
+{
+    char path[KT_PATH + 16];
+    struct ql *ql = kt_open_store();
+    struct ql_options options = kt_options(kt_clock_ns, KT_SLOTS, 16);
+    kill_one_who_handed_over(ql);
+    ql_close(ql);
+    snprintf(path, sizeof path, "%s/region", kt_directory);
+    KT_CHECK(unlink(path) == 0, "unlink: %s", strerror(errno));
+    kt_expect(ql_open(kt_directory, &options, &ql, NULL), QL_E_BUSY, "open");
+    kt_end_process((pid_t)kt_flags[WORKER]);
+    ql = kt_open_store();
+    expect_kept(ql, 0);
+    ql_close(ql);
+    return 0;
+}
+
 /* ---- over an exec -------------------------------------------------------- */
 
 static _Noreturn void execute_with_token(struct ql *ql, bool inherit)
