@@ -303,6 +303,13 @@ static void d1_a_free_slot_is_in_the_bitmap(struct scene *s)
     *dirty_word(s, index) |= qli_subject_dirty_bit(index);
 }
 
+static void d1_the_bitmap_has_a_free_slot_for_a_subject(struct scene *s)
+{
+    uint64_t index = plant_index(&s->plant, s->bob);
+    *dirty_word(s, index) &= ~qli_subject_dirty_bit(index);
+    d1_a_free_slot_is_in_the_bitmap(s);
+}
+
 static void d1_the_bitmap_has_what_is_no_slot(struct scene *s)
 {
     *dirty_word(s, s->plant.engine.geometry.shard_subjects) |= UINT64_C(1) << 63;
@@ -466,6 +473,7 @@ static const struct fault faults[] = {
     FAULT(d1_a_clean_subject_is_in_the_bitmap),
     FAULT(d1_the_count_of_dirty_subjects_is_wrong),
     FAULT(d1_a_free_slot_is_in_the_bitmap),
+    FAULT(d1_the_bitmap_has_a_free_slot_for_a_subject),
     FAULT(d1_the_bitmap_has_what_is_no_slot),
     FAULT(d1_an_extension_is_dirty),
     FAULT(d1_a_meter_without_room_is_dirty),
