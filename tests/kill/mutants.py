@@ -20,7 +20,13 @@ FLAGS = ["-std=gnu11", "-O1", "-D_GNU_SOURCE", "-pthread"]
 LIBRARY_FOLDERS = ["api", "base", "engine", "region", "rules"]
 PROGRAMS = {
     "random_kills": ["random_kills.c", "random_supervisor.c", "random_worker.c", "harness.c"],
-    "every_state": ["every_state.c", "operations.c", "stepper.c", "harness.c"],
+    "every_state": [
+        "every_state.c",
+        "flushing.c",
+        "operations.c",
+        "stepper.c",
+        "harness.c",
+    ],
     "processes": [
         "processes.c",
         "processes_forks.c",

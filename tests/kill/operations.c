@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "engine/lease.h"
+#include "flushing.h"
 
 #define ROOM 8
 #define SLOTS 2
@@ -254,6 +255,41 @@ static void set_up_full(const char *directory)
     }
 }
 
+static void set_up_flushed(const char *directory)
+{
+    set_up_charged(directory);
+    KT_CHECK(ql_charge(ql, "alice", "statements", 3, NULL) == QL_OK, "charge");
+    kt_copy(ql);
+    kt_clear(ql);
+}
+
+/* One total was raised since it was copied, the other one not. */
+static void set_up_raised(const char *directory)
+{
+    set_up_lease(directory);
+    KT_CHECK(ql_charge(ql, "alice", "statements", 3, NULL) == QL_OK, "charge");
+    kt_copy(ql);
+    charge("alice", 7);
+}
+
+static void set_up_flushed_next_day(const char *directory)
+{
+    set_up_flushed(directory);
+    *clock_ns += KT_DAY_NS;
+}
+
+/* Whoever is evicted has been charged, too long ago to be shown. */
+static void set_up_full_of_charged(const char *directory)
+{
+    open_store(directory);
+    for (int i = 0; i < ROOM; i++) {
+        char subject[16];
+        snprintf(subject, sizeof subject, "idle-%d", i);
+        charge(subject, 7);
+    }
+    *clock_ns += 2 * KT_DAY_NS;
+}
+
 /* ---- runs ---------------------------------------------------------------- */
 
 /* A store whose region somebody removed. */
@@ -358,6 +394,43 @@ static void run_usage(const char *directory)
     KT_CHECK(ql_usage(ql, "alice", &usage) == QL_OK && usage.leases == 0, "usage");
 }
 
+static void run_flush(const char *directory)
+{
+    (void)directory;
+    kt_copy(ql);
+    kt_clear(ql);
+}
+
+static void run_clear(const char *directory)
+{
+    (void)directory;
+    kt_clear(ql);
+}
+
+static void run_mark_all(const char *directory)
+{
+    (void)directory;
+    kt_mark_all(ql);
+}
+
+static void run_restore(const char *directory)
+{
+    (void)directory;
+    kt_restore(ql, "bob", 0, 5);
+}
+
+static void run_reopen(const char *directory)
+{
+    (void)directory;
+    kt_reopen(ql, "alice", 9, 101);
+}
+
+static void run_reopen_new(const char *directory)
+{
+    (void)directory;
+    kt_reopen(ql, "bob", 9, 101);
+}
+
 static void run_change_limits(const char *directory)
 {
     const struct ql_limit limits[] = {
@@ -413,9 +486,38 @@ const struct kt_operation kt_operations[] = {
     {"reap", NULL, {set_up_dead_leases, run_acquire_alice, false}, NULL, "lease 3 generation=1"},
     {"contended", NULL, {set_up_live_lock, run_charge, false}, "bytes=101/0", "bytes=108/0"},
     {"steal", NULL, {set_up_dead_lock, run_charge, false}, "bytes=101/0", "bytes=108/0"},
-    {"roll-over", NULL, {set_up_next_day, run_charge, false}, "bytes=0/100", "bytes=7/100"},
+    {"roll-over",
+     NULL,
+     {set_up_next_day, run_charge, false},
+     "bytes=0/100",
+     "bytes=7/100 statements=0/0\ndirty alice meter=0 day=-1 100"},
     {"limits", NULL, {set_up_room_for_meters, run_change_limits, false}, NULL, "and more meters"},
     {"evict", NULL, {set_up_full, run_charge_new, false}, NULL, "bob leases=0 bytes=7/0"},
+    {"evict-charged",
+     NULL,
+     {set_up_full_of_charged, run_charge_new, false},
+     NULL,
+     "dirty bob meter=0 day=0 7"},
+    {"charge-clean",
+     NULL,
+     {set_up_flushed, run_charge, false},
+     NULL,
+     "dirty alice meter=0 day=0 107"},
+    {"roll-over-clean",
+     NULL,
+     {set_up_flushed_next_day, run_charge, false},
+     NULL,
+     "dirty alice meter=0 day=0 7"},
+    {"flush-clear", NULL, {set_up_charged, run_flush, false}, "dirty alice", NULL},
+    {"clear-raised",
+     NULL,
+     {set_up_raised, run_clear, false},
+     "dirty alice meter=1 day=0 3",
+     "dirty alice meter=0 day=0 107\nlease 1"},
+    {"mark-all", NULL, {set_up_flushed, run_mark_all, false}, NULL, "dirty alice meter=1 day=0 3"},
+    {"restore", NULL, {set_up_flushed, run_restore, false}, NULL, "bob leases=0 bytes=0/5"},
+    {"reopen", NULL, {set_up_flushed_next_day, run_reopen, false}, "bytes=0/100", "bytes=9/101"},
+    {"reopen-new", NULL, {set_up_flushed, run_reopen_new, false}, NULL, "bob leases=0 bytes=9/101"},
     {"detach", NULL, {set_up_lease, run_close, false}, NULL, NULL},
 };
 const size_t kt_operation_count = sizeof kt_operations / sizeof kt_operations[0];
@@ -522,6 +624,7 @@ void kt_recover_dump(const char *directory, char *dump, size_t size)
     size_t used = 0;
     for (size_t i = 0; i < lines.count; i++)
         used += (size_t)snprintf(dump + used, size - used, "%s", lines.text[i]);
+    used += kt_dump_dirty(ql, dump + used, size - used);
     add_leases(directory, dump + used, size - used);
     charge("carol", 5);
     ql_close(ql);
