@@ -372,6 +372,13 @@ void disk_cut_at(struct disk *disk, uint64_t nth)
     pthread_mutex_unlock(&disk->mutex);
 }
 
+void disk_cut_now(struct disk *disk)
+{
+    pthread_mutex_lock(&disk->mutex);
+    disk->is_off = true;
+    pthread_mutex_unlock(&disk->mutex);
+}
+
 bool disk_is_cut(struct disk *disk)
 {
     pthread_mutex_lock(&disk->mutex);

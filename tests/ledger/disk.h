@@ -52,6 +52,7 @@ void disk_ignore_syncs(struct disk *disk);
  * machine is off. The change itself may be on the platter, as any that is pending.
  * A change is an xWrite, xTruncate, xSync, xDelete or an xOpen that makes a file. */
 void disk_cut_at(struct disk *disk, uint64_t nth);
+void disk_cut_now(struct disk *disk);
 bool disk_is_cut(struct disk *disk);
 
 /* Cuts the power, if it is not cut, and switches the machine on again: the files
