@@ -37,6 +37,8 @@ class World:
         self.clock = Clock()
         self.fails = False
         self.path = path
+        self.region_directory = path + "-region"
+        os.mkdir(self.region_directory)
         options: dict[str, Any] = {"max_concurrent_per_user": 2, "max_subjects": 64}
         self.tracker = QuotaTracker(max_daily_bytes_per_user=2**62, **options)
         self.spent = QuotaTracker(
@@ -232,6 +234,9 @@ CALLS: dict[str, Callable[[World], Any]] = {
     "open a wrong window": lambda w: Store("memory:", [Limit("x", 1, "tokens", "week")]),
     "open no limit": lambda w: Store("memory:", [None]),  # type: ignore[list-item]
     "open too many limits": lambda w: Store("memory:", [Limit(f"l{n}", 1) for n in range(9)]),
+    "open a wrong durability": lambda w: Store("memory:", LIMITS, durability="no"),
+    "open a wrong history": lambda w: Store("memory:", LIMITS, history_days=0),
+    "open what must exist": lambda w: Store(w.path + "-none", must_exist=True),
     "open with a wrong option": lambda w: Store(colour=1),  # type: ignore[call-arg]
 }
 
@@ -243,6 +248,16 @@ OPENING: dict[str, Callable[[World], Any]] = {
     "open on disk": lambda w: Store(w.path + "-own", LIMITS, max_subjects=1).close(),
     "open again on disk": lambda w: Store(w.path, LIMITS).close(),
     "open other limits": lambda w: Store(w.path, [Limit("jobs", 3)]),
+    "open with all options": lambda w: Store(
+        w.path + "-options",
+        LIMITS,
+        max_subjects=1,
+        region_directory=w.region_directory,
+        durability="none",
+        flush_interval_seconds=1,
+        history_days=7,
+        thread=False,
+    ),
     "open with a clock on disk": lambda w: Store(w.path, clock=w.clock),
     "open with a clock that fails": lambda w: fail_with_clock(
         w, lambda: Store("memory:", LIMITS, max_subjects=1, clock=w.time)

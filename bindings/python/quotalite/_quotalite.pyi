@@ -27,6 +27,12 @@ class Store:
         charge_wait_ms: int = 0,
         allow_any_filesystem: bool = False,
         clock: Callable[[], int] | None = None,
+        must_exist: bool = False,
+        region_directory: str | None = None,
+        durability: str | None = None,
+        flush_interval_ms: int = 0,
+        history_days: int = 0,
+        no_thread: bool = False,
     ) -> Self: ...
     def check(self, subject: str, limit: str | None = None) -> tuple[LimitState, ...]: ...
     def acquire(self, subject: str) -> Lease: ...

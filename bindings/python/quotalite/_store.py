@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import weakref
 from collections.abc import Callable, Iterable
@@ -22,6 +23,18 @@ class Store(_quotalite.Store):
     None adopts those that it has. Others than the store's raise ``Error`` with
     status ``QL_E_LIMITS`` unless ``replace_limits`` is set. Sizes hold for a
     new store only; None is the default. A wait of 0 or less does not wait.
+
+    ``must_exist`` makes nothing: ``QL_E_STORE`` if there is no store.
+    ``region_directory`` is where a new store keeps its region, on a tmpfs for
+    instance; None is beside its lock file.
+
+    ``durability`` is what a power cut may lose: all of it (``"none"``), what was
+    charged since the last flush (``"async"``), or nothing that was acknowledged
+    (``"sync"``). None is what the store has, ``"async"`` for a new one.
+    ``flush_interval_seconds`` (0.2) is the time between two flushes.
+    ``history_days`` is how long the ledger keeps a day; ``math.inf`` is for
+    ever, None is what the store has, 400 for a new one. ``thread=False`` starts
+    no thread that flushes: calls do it when it is time.
     """
 
     def __new__(
@@ -40,6 +53,12 @@ class Store(_quotalite.Store):
         charge_wait_seconds: float | None = None,
         allow_any_filesystem: bool = False,
         clock: Callable[[], datetime] | None = None,
+        must_exist: bool = False,
+        region_directory: str | os.PathLike[str] | None = None,
+        durability: str | None = None,
+        flush_interval_seconds: float | None = None,
+        history_days: float | None = None,
+        thread: bool = True,
     ) -> Store:
         self = super().__new__(
             cls,
@@ -56,6 +75,12 @@ class Store(_quotalite.Store):
             charge_wait_ms=_wait_ms(charge_wait_seconds),
             allow_any_filesystem=allow_any_filesystem,
             clock=None if clock is None else nanoseconds_of(clock),
+            must_exist=must_exist,
+            region_directory=None if region_directory is None else os.fspath(region_directory),
+            durability=durability,
+            flush_interval_ms=_interval_ms(flush_interval_seconds),
+            history_days=_days(history_days),
+            no_thread=not thread,
         )
         _open_stores.add(self)
         return self
@@ -95,6 +120,36 @@ def _wait_ms(seconds: float | None) -> int:
     if seconds is None:
         return 0
     return max(1, int(min(seconds * 1000, 2.0**62))) if seconds > 0 else -1
+
+
+_INTERVAL_MAX_SECONDS = 86400
+
+
+def _interval_ms(seconds: float | None) -> int:
+    if seconds is None:
+        return 0
+    if not 0 < seconds <= _INTERVAL_MAX_SECONDS:
+        raise ValueError(
+            f"flush_interval_seconds is {seconds}: it must be more than 0 and at most one day "
+            f"({_INTERVAL_MAX_SECONDS}); None is the default"
+        )
+    return max(1, round(seconds * 1000))
+
+
+_DAYS_FOR_EVER = 2**32 - 1
+
+
+def _days(days: float | None) -> int:
+    if days is None:
+        return 0
+    if days == math.inf:
+        return _DAYS_FOR_EVER
+    if not 1 <= days < _DAYS_FOR_EVER or days != int(days):
+        raise ValueError(
+            f"history_days is {days}: it must be a whole number of days from 1, math.inf for "
+            "ever, or None for what the store has"
+        )
+    return int(days)
 
 
 _open_stores: weakref.WeakSet[Store] = weakref.WeakSet()

@@ -39,7 +39,7 @@ class QuotaTracker(_quotalite.Tracker):
     forked children, a directory is every process that opens it. A cap of 0
     refuses everything; ``max_daily_estimates_per_user=None`` counts statements
     and never refuses. The limits given here become the store's. ``clock``
-    (an aware datetime) is for tests.
+    (an aware datetime) is for tests. The other options are those of ``Store``.
     """
 
     def __init__(
@@ -56,6 +56,11 @@ class QuotaTracker(_quotalite.Tracker):
         admit_wait_seconds: float | None = None,
         charge_wait_seconds: float | None = None,
         allow_any_filesystem: bool = False,
+        region_directory: str | os.PathLike[str] | None = None,
+        durability: str | None = None,
+        flush_interval_seconds: float | None = None,
+        history_days: float | None = None,
+        thread: bool = True,
     ) -> None:
         limits = (
             Limit(KIND_CONCURRENT, _cap(max_concurrent_per_user)),
@@ -75,6 +80,11 @@ class QuotaTracker(_quotalite.Tracker):
                 admit_wait_seconds=admit_wait_seconds,
                 charge_wait_seconds=charge_wait_seconds,
                 allow_any_filesystem=allow_any_filesystem,
+                region_directory=region_directory,
+                durability=durability,
+                flush_interval_seconds=flush_interval_seconds,
+                history_days=history_days,
+                thread=thread,
             )
 
         super().__init__(_opened_or_replaced(store, opened))

@@ -2,11 +2,12 @@
  *
  * What the files of the extension share. module.c puts it together; store.c
  * owns the handle, lease.c and tracker.c stand on it, queue.c keeps what could
- * not be carried out yet, argument.c reads arguments, failure.c raises.
+ * not be carried out yet, argument.c and options.c read arguments, failure.c
+ * raises.
  *
- * All fields of all objects are guarded by the GIL. ql_open and ql_close are
- * called without it, every other ql_ call with it: the library gives it up
- * through wait_begin only when it sleeps.
+ * All fields of all objects are guarded by the GIL. ql_open, ql_close and
+ * ql_verify are called without it, every other ql_ call with it: the library
+ * gives it up through wait_begin only when it sleeps.
  */
 #ifndef QUOTALITE_BINDING_H
 #define QUOTALITE_BINDING_H
@@ -95,6 +96,20 @@ const char *argument_subject(PyObject *subject);
 /* An amount: anything with __index__; above int64_t saturates, below 0 is -1. */
 bool argument_amount(PyObject *amount, int64_t *value);
 
+/* ---- options.c --------------------------------------------------------- */
+
+/* What a Store is opened with. The clock is borrowed, NULL for the system's; the
+ * rest points into the arguments. */
+struct opening {
+    const char *path;
+    struct ql_options options;
+    struct ql_limit limits[QL_LIMITS_MAX];
+    PyObject *clock;
+};
+
+/* options may point into opening. false with TypeError or ValueError. */
+bool options_read(PyObject *args, PyObject *keywords, struct opening *opening);
+
 /* ---- failure.c --------------------------------------------------------- */
 
 /* Raises what a negative status means; text is ql_open's or ql_verify's own.
@@ -135,6 +150,10 @@ static inline void store_end(struct store *store)
     if (store->calls == 0 && store->closing)
         store_finish(store);
 }
+
+/* Around a ql_ call that takes long: without the GIL. */
+PyThreadState *store_leave_python(void);
+void store_enter_python(PyThreadState *thread);
 
 /* Hands the clock's last value over without asking it. */
 void store_tick_last(struct store *store);

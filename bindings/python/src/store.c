@@ -6,8 +6,6 @@
  */
 #include "report.h"
 
-#include <string.h>
-
 /* The clock's value for the call that this thread is about to make. */
 static _Thread_local int64_t clock_now = -1;
 
@@ -31,6 +29,19 @@ static void wait_end(void *context, void *token)
     (void)context;
     if (token != NULL)
         PyEval_RestoreThread(token);
+}
+
+PyThreadState *store_leave_python(void)
+{
+    PyThreadState *thread = PyEval_SaveThread();
+    without_gil = true;
+    return thread;
+}
+
+void store_enter_python(PyThreadState *thread)
+{
+    without_gil = false;
+    PyEval_RestoreThread(thread);
 }
 
 /* ---- around each call -------------------------------------------------- */
@@ -88,11 +99,9 @@ void store_finish(struct store *store)
     queue_drain(store, true);
     queue_clear(store);
     store->ql = NULL;
-    PyThreadState *thread = PyEval_SaveThread();
-    without_gil = true;
+    PyThreadState *thread = store_leave_python();
     ql_close(ql);
-    without_gil = false;
-    PyEval_RestoreThread(thread);
+    store_enter_python(thread);
 }
 
 void store_release(struct store *store, struct ql_lease lease)
@@ -129,132 +138,40 @@ bool store_charge(struct store *store, const char *subject, const char *meter, i
 
 /* ---- opening ----------------------------------------------------------- */
 
-struct limit_list {
-    struct ql_limit limits[QL_LIMITS_MAX];
-    size_t count;
-};
-
-/* A Limit is a tuple (name, cap, meter or None, window or None). */
-static bool read_limit(PyObject *item, struct ql_limit *limit)
-{
-    long long cap;
-    const char *window;
-    if (!PyTuple_Check(item)) {
-        PyErr_SetString(PyExc_TypeError, "limits must be quotalite.Limit objects");
-        return false;
-    }
-    if (!PyArg_ParseTuple(item, "sLzz:Limit", &limit->name, &cap, &limit->meter, &window))
-        return false;
-    limit->cap = cap;
-    limit->window = window == NULL ? QL_WINDOW_NONE : QL_WINDOW_DAY;
-    if (window == NULL || strcmp(window, "day") == 0)
-        return true;
-    PyErr_Format(PyExc_ValueError, "no such window: '%s' (there is 'day')", window);
-    return false;
-}
-
-static bool read_limits(PyObject *tuple, struct limit_list *list)
-{
-    Py_ssize_t count = PyTuple_Size(tuple);
-    if (count > QL_LIMITS_MAX) {
-        PyErr_Format(PyExc_ValueError, "a store has at most %d limits, not %zd", QL_LIMITS_MAX,
-                     count);
-        return false;
-    }
-    for (Py_ssize_t i = 0; i < count; i++)
-        if (!read_limit(PyTuple_GetItem(tuple, i), &list->limits[i]))
-            return false;
-    list->count = (size_t)count;
-    return true;
-}
-
-static int open_handle(struct store *store, const char *path, const struct ql_options *options)
+static bool open_handle(struct store *store, const char *path, const struct ql_options *options)
 {
     struct ql_error error;
     struct ql *ql;
     if (!tick(store))
-        return -1;
-    PyThreadState *thread = PyEval_SaveThread();
-    without_gil = true;
+        return false;
+    PyThreadState *thread = store_leave_python();
     enum ql_status status = ql_open(path, options, &ql, &error);
-    without_gil = false;
-    PyEval_RestoreThread(thread);
-    if (status != QL_OK) {
-        failure_raise_text(status, error.text);
-        return -1;
-    }
+    store_enter_python(thread);
+    if (status != QL_OK)
+        return failure_raise_text(status, error.text) != NULL;
     store->ql = ql;
-    return 0;
-}
-
-static int read_options(PyObject *args, PyObject *keywords, struct store *store,
-                        struct limit_list *list, struct ql_options *options, const char **path)
-{
-    static char *names[] = {"store",
-                            "limits",
-                            "replace_limits",
-                            "max_subjects",
-                            "max_leases",
-                            "max_meters",
-                            "max_holders",
-                            "admit_when_full",
-                            "lease_max_age_ms",
-                            "admit_wait_ms",
-                            "charge_wait_ms",
-                            "allow_any_filesystem",
-                            "clock",
-                            NULL};
-    PyObject *limits = Py_None;
-    PyObject *clock = Py_None;
-    long long age = 0, admit_wait = 0, charge_wait = 0;
-    unsigned int subjects = 0, leases = 0, meters = 0, holders = 0;
-    int replace = 0, admit_when_full = 0, any = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "s|OpIIIIpLLLpO:Store", names, path, &limits,
-                                     &replace, &subjects, &leases, &meters, &holders,
-                                     &admit_when_full, &age, &admit_wait, &charge_wait, &any,
-                                     &clock))
-        return -1;
-    if (limits != Py_None && !PyTuple_Check(limits)) {
-        PyErr_SetString(PyExc_TypeError, "limits must be a tuple of quotalite.Limit, or None");
-        return -1;
-    }
-    if (limits != Py_None && !read_limits(limits, list))
-        return -1;
-    options->limits = limits == Py_None ? NULL : list->limits;
-    options->limit_count = list->count;
-    options->replace_limits = replace != 0;
-    options->max_subjects = subjects;
-    options->max_leases = leases;
-    options->max_meters = meters;
-    options->max_holders = holders;
-    options->when_full = admit_when_full ? QL_FULL_ADMIT : QL_FULL_REFUSE;
-    options->lease_max_age_ms = age;
-    options->admit_wait_ms = admit_wait;
-    options->charge_wait_ms = charge_wait;
-    options->allow_any_filesystem = any != 0;
-    if (clock != Py_None) {
-        Py_INCREF(clock);
-        store->clock = clock;
-        options->clock = given_clock;
-    }
-    return 0;
+    return true;
 }
 
 /* As tp_new, not tp_init: a store that is there is open, and is opened once. */
 static PyObject *store_make(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    struct ql_options options = QL_OPTIONS_INIT;
-    struct limit_list list = {.count = 0};
-    const char *path;
+    struct opening opening;
     allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    if (!options_read(args, keywords, &opening))
+        return NULL;
     struct store *store = (struct store *)allocate(type, 0);
     if (store == NULL)
         return NULL;
     store->last_now = -1;
-    options.wait_begin = wait_begin;
-    options.wait_end = wait_end;
-    if (read_options(args, keywords, store, &list, &options, &path) != 0 ||
-        open_handle(store, path, &options) != 0)
+    opening.options.wait_begin = wait_begin;
+    opening.options.wait_end = wait_end;
+    if (opening.clock != NULL) {
+        Py_INCREF(opening.clock);
+        store->clock = opening.clock;
+        opening.options.clock = given_clock;
+    }
+    if (!open_handle(store, opening.path, &opening.options))
         Py_CLEAR(store);
     return (PyObject *)store;
 }
@@ -456,7 +373,9 @@ static PyType_Slot slots[] = {
     {Py_tp_doc,
      "Store(store, limits=None, replace_limits=False, max_subjects=0, max_leases=0, max_meters=0, "
      "max_holders=0, admit_when_full=False, lease_max_age_ms=0, admit_wait_ms=0, charge_wait_ms=0, "
-     "allow_any_filesystem=False, clock=None)\n--\n\nA store that is open. Made by "
+     "allow_any_filesystem=False, clock=None, must_exist=False, region_directory=None, "
+     "durability=None, flush_interval_ms=0, history_days=0, no_thread=False)\n--\n\nA store that "
+     "is open. Made by "
      "quotalite.Store."},
     {0, NULL},
 };
