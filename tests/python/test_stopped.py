@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A process that is stopped inside a lock: calls wait without the GIL, give up
-at their deadline, and what was to be charged or released is not lost."""
+at their deadline, and what was to be charged or released is not lost. And a
+call that takes long by itself."""
 
 from __future__ import annotations
 
@@ -12,10 +13,10 @@ import time
 from collections.abc import Callable
 
 import pytest
-from conftest import DEADLINE_SECONDS, Worker, eventually
+from conftest import DEADLINE_SECONDS, Clock, Worker, eventually
 
 import quotalite
-from quotalite import QuotaTracker
+from quotalite import Limit, QuotaTracker, Store
 
 HAMMER = """
 import signal, sys
@@ -150,3 +151,27 @@ def test_a_charge_that_a_close_overtakes_is_not_lost_silently(
         tracker.check_daily_budget("alice")
     thread.join()
     assert "bytes of alice (amount 5)" in caplog.text
+
+
+#: It may be over before this thread has woken; if it keeps the GIL it always is.
+VERIFIES = 200
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["system clock", "given clock"])
+def test_a_verify_lets_others_run_and_a_close_waits_for_it(clock: Clock, given: bool) -> None:
+    def verify(store: Store, reports: list[quotalite.VerifyReport]) -> None:
+        reports.append(store.verify())
+
+    for _ in range(VERIFIES):
+        reports: list[quotalite.VerifyReport] = []
+        store = Store("memory:", [Limit("jobs", 1)], clock=clock if given else None)
+        thread = start_and_wait_for_its_wait(lambda: verify(store, reports))  # noqa: B023
+        overtaken = not reports
+        store.close()
+        with pytest.raises(ValueError, match="closed"):
+            store.verify()
+        thread.join()
+        assert [report.subjects for report in reports] == [0]
+        if overtaken:
+            return
+    pytest.fail(f"the GIL was kept in each of {VERIFIES} verifies")

@@ -175,7 +175,9 @@ PyObject *store_verify(PyObject *self, PyObject *unused)
     struct ql_error error;
     if (!store_begin(store))
         return NULL;
+    PyThreadState *thread = store_leave_python();
     enum ql_status status = ql_verify(store->ql, &report, &error);
+    store_enter_python(thread);
     store_end(store);
     if (status != QL_OK)
         return failure_raise_text(status, error.text);
