@@ -145,6 +145,8 @@ _WHAT_TO_DO = {
     "QL_E_METER": "declare a limit on this meter, or use a declared one",
     "QL_E_NOT_OWNER": "settle it in the process that took it",
     "QL_E_CORRUPT": "stop the processes that use it, keep a copy, remove it, and report this",
+    "QL_E_NOT_DURABLE": "look for a slow or full disk",
+    "QL_E_LEDGER": "look whether the disk of the store is full or read-only; then try again",
 }
 
 
@@ -197,6 +199,17 @@ def report_queued(status: str, waiting: int) -> None:
             "tried again by its next calls and at its end",
             status,
             waiting,
+        )
+
+
+def report_not_durable(subject: str, amount: int) -> None:
+    """A charge was made, but may be lost in a power cut."""
+    if _due("QL_E_NOT_DURABLE"):
+        logger.warning(
+            "a charge of %s (amount %d) is made, but not yet in the ledger (QL_E_NOT_DURABLE): "
+            "look for a slow or full disk",
+            subject,
+            amount,
         )
 
 

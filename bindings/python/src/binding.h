@@ -179,8 +179,13 @@ PyObject *slot_new(struct store *store, PyObject *subject, const char *text);
 
 /* ---- queue.c ----------------------------------------------------------- */
 
-void queue_add_charge(struct store *store, const char *subject, const char *meter, int64_t amount,
-                      enum ql_status why);
+/* After a charge that failed for what the machine does: queues it, unless it was
+ * made all the same. */
+void queue_failed_charge(struct store *store, const char *subject, const char *meter,
+                         int64_t amount, enum ql_status why);
+
+/* Whether a release that came back so has yet to be made. */
+bool queue_takes_release(enum ql_status status);
 void queue_add_release(struct store *store, struct ql_lease lease, enum ql_status why);
 
 /* Tries what is queued, unless it was tried shortly before. */

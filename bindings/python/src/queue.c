@@ -94,14 +94,29 @@ static void add(struct queue *queue, const struct queue_entry *entry)
         report_lost(entry);
 }
 
-void queue_add_charge(struct store *store, const char *subject, const char *meter, int64_t amount,
-                      enum ql_status why)
+/* The machine did not do all that it should, but the charge is made. */
+static bool is_made(enum ql_status status)
 {
+    return status >= 0 || status == QL_E_NOT_DURABLE;
+}
+
+void queue_failed_charge(struct store *store, const char *subject, const char *meter,
+                         int64_t amount, enum ql_status why)
+{
+    if (is_made(why)) {
+        failure_report("report_not_durable", subject, amount);
+        return;
+    }
     struct queue_entry entry = {.amount = amount, .is_charge = true};
     snprintf(entry.meter, sizeof entry.meter, "%s", meter);
     snprintf(entry.subject, sizeof entry.subject, "%s", subject);
     add(&store->queue, &entry);
     failure_report("report_queued", ql_status_name(why), (int64_t)store->queue.count);
+}
+
+bool queue_takes_release(enum ql_status status)
+{
+    return status == QL_E_BUSY || status == QL_E_LEDGER;
 }
 
 void queue_add_release(struct store *store, struct ql_lease lease, enum ql_status why)
@@ -119,25 +134,27 @@ static enum ql_status carry_out(struct store *store, const struct queue_entry *e
     return ql_charge(store->ql, entry->subject, entry->meter, entry->amount, NULL);
 }
 
-/* Whether a later attempt can do better. A release that fails for good has
+/* Whether a later attempt has something to do. A release that fails for good has
  * nothing left to give back. */
-static bool may_succeed_later(const struct queue_entry *entry, enum ql_status status)
+static bool stays(const struct queue_entry *entry, enum ql_status status)
 {
-    return status < 0 && (entry->is_charge || status == QL_E_BUSY);
+    return entry->is_charge ? !is_made(status) : queue_takes_release(status);
 }
 
 /* The entries are the caller's while the GIL may be given up in a call. Moves
- * those that fail to the front and gives their number. After QL_E_BUSY the rest
- * would wait too. */
+ * those that fail to the front and gives their number. After QL_E_BUSY and
+ * QL_E_NOT_DURABLE the rest would wait too. */
 static size_t carry_out_all(struct store *store, struct queue_entry *entries, size_t count)
 {
     size_t left = 0;
     bool stuck = false;
     for (size_t i = 0; i < count; i++) {
         enum ql_status status = stuck ? QL_E_BUSY : carry_out(store, &entries[i]);
-        if (may_succeed_later(&entries[i], status))
+        if (status == QL_E_NOT_DURABLE && entries[i].is_charge)
+            failure_report("report_not_durable", entries[i].subject, entries[i].amount);
+        if (stays(&entries[i], status))
             entries[left++] = entries[i];
-        stuck = stuck || status == QL_E_BUSY;
+        stuck = stuck || status == QL_E_BUSY || status == QL_E_NOT_DURABLE;
     }
     return left;
 }

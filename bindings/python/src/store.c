@@ -112,7 +112,7 @@ void store_release(struct store *store, struct ql_lease lease)
     if (store->clock != NULL)
         store_tick_last(store);
     enum ql_status status = ql_release(store->ql, lease);
-    if (status == QL_E_BUSY)
+    if (queue_takes_release(status))
         queue_add_release(store, lease, status);
     store_end(store);
 }
@@ -127,9 +127,9 @@ bool store_charge(struct store *store, const char *subject, const char *meter, i
     if (!store_begin(store))
         return false;
     enum ql_status status = ql_charge(store->ql, subject, meter, amount, NULL);
-    bool ours = status >= 0 || !is_argument_error(status);
+    bool ours = !is_argument_error(status);
     if (status < 0 && ours)
-        queue_add_charge(store, subject, meter, amount, status);
+        queue_failed_charge(store, subject, meter, amount, status);
     store_end(store);
     if (!ours)
         failure_raise(status);
