@@ -131,6 +131,14 @@ def settle(world: World, charges: Any) -> None:
         lease.settle(charges)
 
 
+def settle_timed(world: World, subject: str) -> None:
+    lease = world.store.admit(subject, ttl_ms=60_000)
+    lease.renew()
+    with world.store.lease(lease.text) as again:
+        again.settle({"tokens": 0})
+        lease.settle()
+
+
 def queue(world: World) -> None:
     world.full.record_bytes("queued", 1)
 
@@ -210,6 +218,18 @@ CALLS: dict[str, Callable[[World], Any]] = {
     "store acquire wrong": lambda w: w.store.acquire("a//b"),
     "store admit": lambda w: w.store.admit("acme/alice", max_age_ms=1000),
     "store admit wrong": lambda w: w.store.admit("acme/alice", "soon"),  # type: ignore[arg-type]
+    "store admit and settle timed": lambda w: settle_timed(w, "acme/alice"),
+    "store admit timed, drop, revoke": lambda w: w.store.revoke(
+        w.store.admit("acme/alice", ttl_ms=60_000).text
+    ),
+    "store admit both": lambda w: w.store.admit("acme/alice", 1, 1),
+    "store admit for too long": lambda w: w.store.admit("acme/alice", ttl_ms=2**200),
+    "store lease": lambda w: w.store.lease(w.lease.text).subject,
+    "store lease, then settle": lambda w: w.store.lease(w.old.text).settle(),
+    "store lease wrong": lambda w: w.store.lease("x"),
+    "store lease no text": lambda w: w.store.lease(w.lease),  # type: ignore[arg-type]
+    "renew a held lease": lambda w: w.lease.renew(),
+    "renew what is over": lambda w: w.old.renew(),
     "store usage": lambda w: w.store.usage("acme/held"),
     "store limits": lambda w: w.store.limits(),
     "store subjects": lambda w: w.store.subjects(),

@@ -112,8 +112,8 @@ class SubjectInfo(NamedTuple):
 
 
 class LeaseInfo(NamedTuple):
-    """A lease that is held. ``expires_in_ms`` is 0 without a maximum age or
-    deadline; ``pid`` is for display only, and 0 for a timed lease."""
+    """A lease that is held or timed. ``expires_in_ms`` is 0 without a maximum
+    age or deadline; ``pid`` is for display only, and 0 for a timed lease."""
 
     lease: str
     subject: str
@@ -122,6 +122,7 @@ class LeaseInfo(NamedTuple):
     expires_in_ms: int
     pid: int
     own: bool
+    timed: bool
 
 
 class VerifyReport(NamedTuple):
@@ -143,7 +144,7 @@ _WHAT_TO_DO = {
     "QL_E_BUSY": "look for a stopped process that has the store open; then try again",
     "QL_E_LIMIT": "use the name of a windowed limit, as Store.limits() lists them",
     "QL_E_METER": "declare a limit on this meter, or use a declared one",
-    "QL_E_NOT_OWNER": "settle it in the process that took it",
+    "QL_E_NOT_OWNER": "settle it in the process that took it, or take timed leases (ttl_ms)",
     "QL_E_CORRUPT": "stop the processes that use it, keep a copy, remove it, and report this",
     "QL_E_NOT_DURABLE": "look for a slow or full disk",
     "QL_E_LEDGER": "look whether the disk of the store is full or read-only; then try again",

@@ -170,7 +170,9 @@ PyObject *store_limit_states(const struct ql_limit_state *limits, uint32_t count
 
 /* ---- lease.c ----------------------------------------------------------- */
 
-PyObject *lease_new(struct store *store, struct ql_lease lease, PyObject *subject);
+/* held: of this process; otherwise timed. */
+PyObject *lease_new(struct store *store, struct ql_lease lease, PyObject *subject, bool held);
+PyObject *lease_from_text(PyObject *store, PyObject *text);
 bool lease_value(PyObject *lease_or_text, struct ql_lease *lease);
 
 /* ---- slot.c ------------------------------------------------------------ */

@@ -1,31 +1,59 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Lease: what Store.acquire and Store.admit give. Ends by settle or release,
- * at the end of a with block, or when the object is dropped.
+ * at the end of a with block, or, if it is held, when the object is dropped. A
+ * timed lease belongs to no process and so to no object: whoever has its text
+ * may go on with it.
  */
 #include "binding.h"
 
 struct lease {
     PyObject_HEAD struct store *store;
-    PyObject *subject;
+    PyObject *subject; /* None if it was made from a text */
     struct ql_lease lease;
+    bool owned; /* dropping the object gives the slot back */
     bool ended; /* settled, released, or being so */
 };
 
-PyObject *lease_new(struct store *store, struct ql_lease lease, PyObject *subject)
+static PyObject *make(struct store *store, struct ql_lease lease, PyObject *subject, bool owned)
 {
     struct lease *self = PyObject_New(struct lease, quotalite.lease_type);
-    if (self == NULL) {
-        store_release(store, lease);
+    if (self == NULL)
         return NULL;
-    }
     Py_INCREF((PyObject *)store);
     Py_INCREF(subject);
     self->store = store;
     self->subject = subject;
     self->lease = lease;
+    self->owned = owned;
     self->ended = false;
     return (PyObject *)self;
+}
+
+/* Where there is no object there is nobody who knows a timed lease either. */
+PyObject *lease_new(struct store *store, struct ql_lease lease, PyObject *subject, bool held)
+{
+    PyObject *self = make(store, lease, subject, held);
+    if (self == NULL)
+        store_release(store, lease);
+    return self;
+}
+
+static bool parse(PyObject *text, struct ql_lease *lease)
+{
+    const char *bytes = argument_subject(text);
+    return bytes != NULL && ql_lease_parse(bytes, lease) == QL_OK;
+}
+
+PyObject *lease_from_text(PyObject *store, PyObject *text)
+{
+    struct ql_lease lease;
+    if (PyUnicode_Check(text) && parse(text, &lease))
+        return make((struct store *)store, lease, Py_None, false);
+    if (!PyErr_Occurred())
+        PyErr_Format(PyUnicode_Check(text) ? PyExc_ValueError : PyExc_TypeError,
+                     "%R is no lease's text: give what Lease.text or leases() gave", text);
+    return NULL;
 }
 
 bool lease_value(PyObject *lease_or_text, struct ql_lease *lease)
@@ -34,8 +62,7 @@ bool lease_value(PyObject *lease_or_text, struct ql_lease *lease)
         *lease = ((struct lease *)lease_or_text)->lease;
         return true;
     }
-    const char *text = PyUnicode_Check(lease_or_text) ? argument_subject(lease_or_text) : NULL;
-    if (text != NULL && ql_lease_parse(text, lease) == QL_OK)
+    if (PyUnicode_Check(lease_or_text) && parse(lease_or_text, lease))
         return true;
     if (!PyErr_Occurred())
         PyErr_Format(PyUnicode_Check(lease_or_text) ? PyExc_ValueError : PyExc_TypeError,
@@ -56,7 +83,8 @@ static void lease_dealloc(PyObject *object)
 {
     struct lease *self = (struct lease *)object;
     PyTypeObject *type = Py_TYPE(object);
-    end_quietly(self);
+    if (self->owned)
+        end_quietly(self);
     Py_DECREF((PyObject *)self->store);
     Py_DECREF(self->subject);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
@@ -89,17 +117,33 @@ static bool read_charges(PyObject *charges, struct ql_charge *out, size_t *count
     return true;
 }
 
-/* Ended only once the library says so: after QL_E_BUSY it is still held. */
+/* Whether the lease is over for this object. After QL_E_BUSY it is not. */
+static bool ends(enum ql_status status)
+{
+    return status >= QL_OK || status == QL_E_SETTLED || status == QL_E_EXPIRED ||
+           status == QL_E_NOT_DURABLE;
+}
+
+static PyObject *settle_failed(enum ql_status status)
+{
+    if (status == QL_E_EXPIRED)
+        return failure_raise_text(
+            status, "the lease ended, and the store no longer knows whether it was settled; "
+                    "nothing was charged now: unless it was settled, charge the subject with "
+                    "Store.charge()");
+    return failure_raise(status);
+}
+
 static PyObject *settle(struct lease *self, const struct ql_charge *charges, size_t count)
 {
     if (!store_begin(self->store))
         return NULL;
     enum ql_status status = ql_settle(self->store->ql, self->lease, charges, count);
-    if (status >= QL_OK || status == QL_E_SETTLED || status == QL_E_EXPIRED)
+    if (ends(status))
         self->ended = true;
     store_end(self->store);
     if (status < QL_OK)
-        return failure_raise(status);
+        return settle_failed(status);
     return PyBool_FromLong(status == QL_LATE);
 }
 
@@ -120,6 +164,29 @@ static PyObject *lease_release(PyObject *object, PyObject *unused)
 {
     (void)unused;
     return settle((struct lease *)object, NULL, 0);
+}
+
+static PyObject *lease_renew(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    struct lease *self = (struct lease *)object;
+    if (!store_begin(self->store))
+        return NULL;
+    enum ql_status status = ql_renew(self->store->ql, self->lease);
+    store_end(self->store);
+    switch (status) {
+    case QL_OK:
+        Py_RETURN_NONE;
+    case QL_E_INVALID:
+        return failure_raise_text(status, "a held lease has nothing to renew: take a timed one "
+                                          "with admit(subject, ttl_ms=...)");
+    case QL_E_EXPIRED:
+        return failure_raise_text(status, "the lease is over and does not come back: stop the "
+                                          "work, or admit it anew; settle() still charges what it "
+                                          "cost");
+    default:
+        return failure_raise(status);
+    }
 }
 
 static PyObject *lease_enter(PyObject *object, PyObject *unused)
@@ -158,6 +225,8 @@ static PyMethodDef methods[] = {
      "settle($self, charges=None)\n--\n\nCharges a dict of meter to amount and gives the slot "
      "back, as one step,\nonce. True: it was late, the lease had ended before."},
     {"release", lease_release, METH_NOARGS, "release($self)\n--\n\nSettle with no charge."},
+    {"renew", lease_renew, METH_NOARGS,
+     "renew($self)\n--\n\nMoves a timed lease's deadline to its ttl_ms from now."},
     {"__enter__", lease_enter, METH_NOARGS, "__enter__($self)\n--\n\nThe lease."},
     {"__exit__", (PyCFunction)(void (*)(void))lease_exit, METH_FASTCALL,
      "__exit__($self, kind, error, traceback, /)\n--\n\nGives the slot back."},
@@ -165,8 +234,9 @@ static PyMethodDef methods[] = {
 };
 
 static PyGetSetDef properties[] = {
-    {"text", lease_text, NULL, "The lease as text, as revoke() takes it.", NULL},
-    {"subject", lease_subject, NULL, "The subject that it was taken for.", NULL},
+    {"text", lease_text, NULL, "The lease as text, as Store.lease() and revoke() take it.", NULL},
+    {"subject", lease_subject, NULL,
+     "The subject that it was taken for; None if it was made from a text.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -174,7 +244,8 @@ static PyType_Slot slots[] = {
     {Py_tp_dealloc, lease_dealloc},
     {Py_tp_methods, methods},
     {Py_tp_getset, properties},
-    {Py_tp_doc, "A slot that is held. Any thread may settle it; dropping it releases it."},
+    {Py_tp_doc, "A slot that is taken. Any thread may settle it; dropping it releases it, unless "
+                "it is\ntimed or was made from a text."},
     {0, NULL},
 };
 

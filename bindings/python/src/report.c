@@ -122,10 +122,10 @@ static int visit_lease(void *context, const struct ql_lease_info *info)
 {
     char text[QL_LEASE_TEXT_MAX];
     ql_lease_format(info->lease, text);
-    return collect(context,
-                   MAKE("LeaseInfo", "ssLLLLN", text, info->subject, (long long)info->since,
-                        (long long)info->age_ms, (long long)info->expires_in_ms,
-                        (long long)info->pid, PyBool_FromLong(info->own)));
+    return collect(context, MAKE("LeaseInfo", "ssLLLLNN", text, info->subject,
+                                 (long long)info->since, (long long)info->age_ms,
+                                 (long long)info->expires_in_ms, (long long)info->pid,
+                                 PyBool_FromLong(info->own), PyBool_FromLong(info->timed)));
 }
 
 /* What a visit gave, as an answer to the caller. */

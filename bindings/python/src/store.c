@@ -6,6 +6,8 @@
  */
 #include "report.h"
 
+#define LIFE_MS_MAX (366 * 86400 * 1000LL)
+
 /* The clock's value for the call that this thread is about to make. */
 static _Thread_local int64_t clock_now = -1;
 
@@ -270,7 +272,7 @@ static PyObject *take(struct store *store, PyObject *subject, bool budgets,
                                     : ql_acquire(store->ql, text, &lease, &verdict);
     PyObject *result;
     if (status == QL_OK)
-        result = lease_new(store, lease, subject);
+        result = lease_new(store, lease, subject, request == NULL || request->ttl_ms == 0);
     else
         result = answer(status, &verdict);
     store_end(store);
@@ -287,16 +289,37 @@ static PyObject *store_acquire(PyObject *self, PyObject *const *args, Py_ssize_t
     return take((struct store *)self, in[0], false, NULL);
 }
 
+/* How long a lease may live; 0 where nothing is given. */
+static bool read_life(PyObject *given, const char *name, int64_t *life_ms)
+{
+    if (given == NULL)
+        return true;
+    if (!argument_amount(given, life_ms))
+        return false;
+    if (*life_ms >= 0 && *life_ms <= LIFE_MS_MAX)
+        return true;
+    PyErr_Format(PyExc_ValueError,
+                 "%s is %R: it must be 1 to %lld milliseconds (366 days), or 0 for the default",
+                 name, given, LIFE_MS_MAX);
+    return false;
+}
+
 static PyObject *store_admit(PyObject *self, PyObject *const *args, Py_ssize_t count,
                              PyObject *keywords)
 {
-    static const char *const names[] = {"subject", "max_age_ms", NULL};
+    static const char *const names[] = {"subject", "max_age_ms", "ttl_ms", NULL};
     struct ql_request request = QL_REQUEST_INIT;
-    PyObject *in[2];
-    if (!argument_parse("admit", names, 1, args, count, keywords, in))
+    PyObject *in[3];
+    if (!argument_parse("admit", names, 1, args, count, keywords, in) ||
+        !read_life(in[1], names[1], &request.max_age_ms) ||
+        !read_life(in[2], names[2], &request.ttl_ms))
         return NULL;
-    if (in[1] != NULL && !argument_amount(in[1], &request.max_age_ms))
+    if (request.max_age_ms > 0 && request.ttl_ms > 0) {
+        PyErr_SetString(PyExc_ValueError,
+                        "max_age_ms is for a held lease and ttl_ms makes a timed one: give one of "
+                        "them");
         return NULL;
+    }
     return take((struct store *)self, in[0], true, &request);
 }
 
@@ -330,6 +353,8 @@ static PyObject *store_revoke(PyObject *self, PyObject *which)
         return NULL;
     enum ql_status status = ql_revoke(store->ql, lease);
     store_end(store);
+    if (status == QL_E_EXPIRED)
+        return failure_raise_text(status, "the lease had ended before: nothing is left to revoke");
     if (status != QL_OK)
         return failure_raise(status);
     Py_RETURN_NONE;
@@ -344,10 +369,15 @@ static PyMethodDef methods[] = {
     {"acquire", (PyCFunction)(void (*)(void))store_acquire, FASTCALL,
      "acquire($self, subject)\n--\n\nTakes a slot under the concurrent limit; looks at no budget."},
     {"admit", (PyCFunction)(void (*)(void))store_admit, FASTCALL,
-     "admit($self, subject, max_age_ms=0)\n--\n\nCheck of all limits and acquire, as one step."},
+     "admit($self, subject, max_age_ms=0, ttl_ms=0)\n--\n\nCheck of all limits and acquire, as "
+     "one step. With ttl_ms the lease is timed:\nit belongs to no process and ends so long after "
+     "it was taken or renewed."},
     {"charge", (PyCFunction)(void (*)(void))store_charge_method, FASTCALL,
      "charge($self, subject, meter, amount)\n--\n\nAdds an amount to a meter, past the cap if need "
      "be."},
+    {"lease", lease_from_text, METH_O,
+     "lease($self, text, /)\n--\n\nThe lease of this text, which another process may have taken. "
+     "Dropping the\nobject releases nothing."},
     {"revoke", store_revoke, METH_O,
      "revoke($self, lease, /)\n--\n\nEnds a lease of any process, given as a Lease or as its "
      "text."},
@@ -355,13 +385,14 @@ static PyMethodDef methods[] = {
     {"limits", store_limits, METH_NOARGS,
      "limits($self)\n--\n\nThe store's limits, in declared order."},
     {"subjects", store_subjects, METH_NOARGS, "subjects($self)\n--\n\nEvery subject, in no order."},
-    {"leases", store_leases, METH_NOARGS, "leases($self)\n--\n\nEvery held lease, in no order."},
+    {"leases", store_leases, METH_NOARGS,
+     "leases($self)\n--\n\nEvery lease, held or timed, in no order."},
     {"verify", store_verify, METH_NOARGS,
      "verify($self)\n--\n\nChecks every invariant of the store."},
     {"drain", store_drain, METH_NOARGS,
      "drain($self)\n--\n\nTries what is queued now; gives how many charges and releases are left."},
     {"close", store_close, METH_NOARGS,
-     "close($self)\n--\n\nCloses the store; the leases it still holds are released."},
+     "close($self)\n--\n\nCloses the store; the held leases that it still has are released."},
     {NULL, NULL, 0, NULL},
 };
 
