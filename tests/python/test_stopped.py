@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from conftest import DEADLINE_SECONDS, Clock, Worker, eventually
+from conftest import DEADLINE_SECONDS, Clock, Worker, eventually, in_child
 
 import quotalite
 from quotalite import Limit, QuotaTracker, Store
@@ -175,3 +175,25 @@ def test_a_verify_lets_others_run_and_a_close_waits_for_it(clock: Clock, given: 
         if overtaken:
             return
     pytest.fail(f"the GIL was kept in each of {VERIFIES} verifies")
+
+
+def test_a_fork_during_a_verify_leaves_a_child_that_can_close(store_path: str) -> None:
+    def close() -> None:
+        if reports:
+            return  # it was over before the fork
+        store.close()
+        opened = [os.readlink(entry.path) for entry in os.scandir("/proc/self/fd")]
+        assert not any(name.startswith(store_path) for name in opened), opened
+        os._exit(7)
+
+    reports: list[quotalite.VerifyReport] = []
+    with Store(store_path, [Limit("jobs", 1)]) as store:
+        for _ in range(VERIFIES):
+            reports.clear()
+            thread = start_and_wait_for_its_wait(lambda: reports.append(store.verify()))
+            status = in_child(close)
+            thread.join()
+            if status == 7:
+                return
+            assert status == 0
+    pytest.fail(f"none of {VERIFIES} forks fell into a verify")

@@ -5,7 +5,14 @@ from typing import SupportsIndex, final
 
 from typing_extensions import Self, disjoint_base
 
-from quotalite._support import LeaseInfo, Limit, LimitState, SubjectInfo, Usage, VerifyReport
+from quotalite._support import (
+    LeaseInfo,
+    Limit,
+    LimitState,
+    SubjectInfo,
+    Usage,
+    VerifyReport,
+)
 
 __version__: str
 
@@ -49,6 +56,7 @@ class Store:
     def verify(self) -> VerifyReport: ...
     def drain(self) -> int: ...
     def close(self) -> None: ...
+    def _after_fork_in_child(self) -> None: ...
 
 @final
 class Lease:

@@ -160,3 +160,11 @@ def _close_all() -> None:
     """What still waits in queues is tried a last time."""
     for store in list(_open_stores):
         store.close()
+
+
+def _after_fork_in_child() -> None:
+    for store in list(_open_stores):
+        store._after_fork_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

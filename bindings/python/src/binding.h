@@ -151,6 +151,9 @@ static inline void store_end(struct store *store)
         store_finish(store);
 }
 
+/* Visits that this thread is inside of; their callbacks run Python code. */
+extern _Thread_local unsigned store_visits;
+
 /* Around a ql_ call that takes long: without the GIL. */
 PyThreadState *store_leave_python(void);
 void store_enter_python(PyThreadState *thread);

@@ -146,8 +146,10 @@ PyObject *store_subjects(PyObject *self, PyObject *unused)
         return NULL;
     struct collection collection = {PyList_New(0), 0};
     enum ql_status status = QL_E_NOMEM;
+    store_visits++;
     if (collection.list != NULL)
         status = ql_each_subject(store->ql, visit_subject, &collection, &stopped);
+    store_visits--;
     store_end(store);
     return collected(&collection, status, stopped);
 }
@@ -161,8 +163,10 @@ PyObject *store_leases(PyObject *self, PyObject *unused)
         return NULL;
     struct collection collection = {PyList_New(0), 0};
     enum ql_status status = QL_E_NOMEM;
+    store_visits++;
     if (collection.list != NULL)
         status = ql_each_lease(store->ql, visit_lease, &collection, &stopped);
+    store_visits--;
     store_end(store);
     return collected(&collection, status, stopped);
 }

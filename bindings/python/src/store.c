@@ -14,6 +14,8 @@ static _Thread_local int64_t clock_now = -1;
 /* Whether this thread gave up the GIL by itself around a long call. */
 static _Thread_local bool without_gil;
 
+_Thread_local unsigned store_visits;
+
 static int64_t given_clock(void *context)
 {
     (void)context;
@@ -188,6 +190,20 @@ static PyObject *store_close(PyObject *self, PyObject *unused)
         queue_clear(store);
         store->closing = true;
         store_end(store);
+    }
+    Py_RETURN_NONE;
+}
+
+/* The threads that were inside are the parent's. A callback of a visit may have
+ * forked, and then this one is still inside. */
+static PyObject *store_after_fork(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    struct store *store = (struct store *)self;
+    if (store_visits == 0) {
+        store->calls = 0;
+        if (store->closing)
+            store_finish(store);
     }
     Py_RETURN_NONE;
 }
@@ -393,6 +409,8 @@ static PyMethodDef methods[] = {
      "drain($self)\n--\n\nTries what is queued now; gives how many charges and releases are left."},
     {"close", store_close, METH_NOARGS,
      "close($self)\n--\n\nCloses the store; the held leases that it still has are released."},
+    {"_after_fork_in_child", store_after_fork, METH_NOARGS,
+     "_after_fork_in_child($self)\n--\n\nForgets the threads that are the parent's."},
     {NULL, NULL, 0, NULL},
 };
 
