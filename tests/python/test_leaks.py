@@ -234,6 +234,14 @@ CALLS: dict[str, Callable[[World], Any]] = {
     "store limits": lambda w: w.store.limits(),
     "store subjects": lambda w: w.store.subjects(),
     "store leases": lambda w: w.store.leases(),
+    "store history": lambda w: w.store.history("acme/held", meter="tokens", start=1),
+    "store history wrong": lambda w: w.store.history("acme/held", start=2, end=1),
+    "store history of no subject": lambda w: w.store.history("a//b"),
+    "store flush": lambda w: w.store.flush(),
+    "store flush lag": lambda w: w.store.flush_lag_ms(),
+    "store backup without a ledger": lambda w: w.store.backup(w.path + "-copy"),
+    "store backup over a file": lambda w: w.disk.backup(w.path + "/ledger.db"),
+    "store backup nowhere": lambda w: w.store.backup(7),  # type: ignore[arg-type]
     "store drain": lambda w: w.store.drain(),
     "store verify": lambda w: w.store.verify(),
     "settle": lambda w: settle(w, None),
@@ -260,7 +268,7 @@ CALLS: dict[str, Callable[[World], Any]] = {
     "open with a wrong option": lambda w: Store(colour=1),  # type: ignore[call-arg]
 }
 
-#: These open a store each.
+#: These open a store each, or write to the disk.
 OPENING: dict[str, Callable[[World], Any]] = {
     "open": lambda w: Store("memory:", LIMITS, max_subjects=1).close(),
     "open and drop": lambda w: Store("memory:", LIMITS, max_subjects=1),
@@ -283,6 +291,8 @@ OPENING: dict[str, Callable[[World], Any]] = {
         w, lambda: Store("memory:", LIMITS, max_subjects=1, clock=w.time)
     ),
     "a cycle through the clock": lambda w: cycle(),
+    "history on disk": lambda w: w.disk.history("acme/alice"),
+    "flush on disk": lambda w: w.disk.flush(),
     "drop with a queue": lambda w: drop_with_a_queue(),
 }
 

@@ -6,6 +6,7 @@ from quotalite._quotalite import Lease, Slot, __version__, segment
 from quotalite._store import Store
 from quotalite._support import (
     Error,
+    HistoryEntry,
     LeaseInfo,
     Limit,
     LimitState,
@@ -28,6 +29,7 @@ __all__ = [
     "KIND_DAILY_BYTES",
     "KIND_DAILY_ESTIMATES",
     "Error",
+    "HistoryEntry",
     "Lease",
     "LeaseInfo",
     "Limit",

@@ -125,6 +125,15 @@ class LeaseInfo(NamedTuple):
     timed: bool
 
 
+class HistoryEntry(NamedTuple):
+    """What one meter added up to in one window, from ``start`` up to ``end``."""
+
+    start: int
+    end: int
+    meter: str
+    amount: int
+
+
 class VerifyReport(NamedTuple):
     """What a verify has walked through."""
 

@@ -171,6 +171,73 @@ PyObject *store_leases(PyObject *self, PyObject *unused)
     return collected(&collection, status, stopped);
 }
 
+static int visit_history(void *context, const struct ql_history_entry *entry)
+{
+    return collect(context, MAKE("HistoryEntry", "LLsL", (long long)entry->start,
+                                 (long long)entry->end, entry->meter, (long long)entry->amount));
+}
+
+/* Unix seconds; what is before 1970 has no windows. *seconds stays for None. */
+static bool read_time(PyObject *given, int64_t *seconds)
+{
+    if (given == NULL || given == Py_None)
+        return true;
+    if (!argument_amount(given, seconds))
+        return false;
+    if (*seconds < 0)
+        *seconds = 0;
+    return true;
+}
+
+struct history_range {
+    const char *subject;
+    const char *meter; /* NULL: all */
+    int64_t start;
+    int64_t end;
+};
+
+static bool read_range(PyObject *const *in, struct history_range *range)
+{
+    *range = (struct history_range){.end = INT64_MAX};
+    range->subject = argument_subject(in[0]);
+    if (range->subject == NULL)
+        return false;
+    if (in[1] != NULL && in[1] != Py_None && (range->meter = argument_subject(in[1])) == NULL)
+        return false;
+    if (!read_time(in[2], &range->start) || !read_time(in[3], &range->end))
+        return false;
+    if (range->start <= range->end)
+        return true;
+    PyErr_Format(PyExc_ValueError, "end (%lld) is before start (%lld)", (long long)range->end,
+                 (long long)range->start);
+    return false;
+}
+
+PyObject *store_history(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
+{
+    static const char *const names[] = {"subject", "meter", "start", "end", NULL};
+    struct store *store = (struct store *)self;
+    PyObject *in[4];
+    struct history_range range;
+    int stopped = 0;
+    if (count > 1) {
+        PyErr_SetString(PyExc_TypeError, "history() takes meter, start and end by name only");
+        return NULL;
+    }
+    if (!argument_parse("history", names, 1, args, count, keywords, in) ||
+        !read_range(in, &range) || !store_begin(store))
+        return NULL;
+    struct collection collection = {PyList_New(0), 0};
+    enum ql_status status = QL_E_NOMEM;
+    store_visits++;
+    if (collection.list != NULL)
+        status = ql_history(store->ql, range.subject, range.meter, range.start, range.end,
+                            visit_history, &collection, &stopped);
+    store_visits--;
+    store_end(store);
+    return collected(&collection, status, stopped);
+}
+
 PyObject *store_verify(PyObject *self, PyObject *unused)
 {
     (void)unused;

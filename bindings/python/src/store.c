@@ -376,6 +376,56 @@ static PyObject *store_revoke(PyObject *self, PyObject *which)
     Py_RETURN_NONE;
 }
 
+/* ---- the ledger -------------------------------------------------------- */
+
+static PyObject *done_or_raise(enum ql_status status, const struct ql_error *error)
+{
+    if (status != QL_OK)
+        return failure_raise_text(status, error->text);
+    Py_RETURN_NONE;
+}
+
+static PyObject *store_flush(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    struct store *store = (struct store *)self;
+    struct ql_error error;
+    if (!store_begin(store))
+        return NULL;
+    enum ql_status status = ql_flush(store->ql, &error);
+    store_end(store);
+    return done_or_raise(status, &error);
+}
+
+static PyObject *store_flush_lag_ms(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    struct store *store = (struct store *)self;
+    int64_t lag_ms;
+    if (!store_begin(store))
+        return NULL;
+    enum ql_status status = ql_flush_lag(store->ql, &lag_ms);
+    store_end(store);
+    return status == QL_OK ? PyLong_FromLongLong(lag_ms) : failure_raise(status);
+}
+
+static PyObject *store_backup(PyObject *self, PyObject *path)
+{
+    struct store *store = (struct store *)self;
+    struct ql_error error;
+    PyObject *bytes;
+    if (!PyUnicode_FSConverter(path, &bytes))
+        return NULL;
+    if (!store_begin(store)) {
+        Py_DECREF(bytes);
+        return NULL;
+    }
+    enum ql_status status = ql_backup(store->ql, PyBytes_AsString(bytes), &error);
+    store_end(store);
+    Py_DECREF(bytes);
+    return done_or_raise(status, &error);
+}
+
 #define FASTCALL (METH_FASTCALL | METH_KEYWORDS)
 
 static PyMethodDef methods[] = {
@@ -403,6 +453,16 @@ static PyMethodDef methods[] = {
     {"subjects", store_subjects, METH_NOARGS, "subjects($self)\n--\n\nEvery subject, in no order."},
     {"leases", store_leases, METH_NOARGS,
      "leases($self)\n--\n\nEvery lease, held or timed, in no order."},
+    {"history", (PyCFunction)(void (*)(void))store_history, FASTCALL,
+     "history($self, subject, *, meter=None, start=None, end=None)\n--\n\nWhat the subject was "
+     "charged in the windows that overlap start to end (Unix\nseconds), in order of time; None is "
+     "all of them."},
+    {"flush", store_flush, METH_NOARGS,
+     "flush($self)\n--\n\nWrites to the ledger what it lacks, now."},
+    {"flush_lag_ms", store_flush_lag_ms, METH_NOARGS,
+     "flush_lag_ms($self)\n--\n\nMilliseconds since the last completed flush began."},
+    {"backup", store_backup, METH_O,
+     "backup($self, path, /)\n--\n\nCopies the ledger into a new file, an SQLite database."},
     {"verify", store_verify, METH_NOARGS,
      "verify($self)\n--\n\nChecks every invariant of the store."},
     {"drain", store_drain, METH_NOARGS,
