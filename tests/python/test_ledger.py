@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -134,6 +135,30 @@ def test_the_thread_flushes(store_path: str) -> None:
     with Store(store_path, LIMITS, max_subjects=64, flush_interval_seconds=0.001) as store:
         store.charge("alice", "tokens", 5)
         assert eventually(lambda: "alice" in ledger_of(store_path))
+
+
+@pytest.mark.parametrize("thread", [False, True])
+def test_a_store_starts_a_thread_if_it_may(store_path: str, thread: bool) -> None:
+    def threads() -> int:
+        return len(os.listdir("/proc/self/task"))
+
+    before = threads()
+    with Store(store_path, LIMITS, max_subjects=64, thread=thread):
+        assert threads() == before + thread
+
+
+@pytest.mark.parametrize(("history_days", "left"), [(None, 3), (1, 1), (math.inf, 3)])
+def test_what_is_too_old_leaves_the_history(
+    store_path: str, clock: Clock, history_days: float | None, left: int
+) -> None:
+    with Store(
+        store_path, LIMITS, max_subjects=64, clock=clock, history_days=history_days
+    ) as store:
+        expected = charge_three_days(store, clock)
+        clock.now -= timedelta(hours=12)
+        store.charge("bob", "tokens", 1)
+        store.flush()
+        assert store.history("alice") == expected[-left:]
 
 
 def ledger_of(store_path: str) -> str:
