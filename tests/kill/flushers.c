@@ -1,0 +1,325 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Kills of flushers: workers charge one store and flush it all the time; whoever
+ * flushes is killed and replaced. What the ledger has in the end is what the region
+ * has and what the workers counted, row by row.
+ *
+ *   flushers [--kills N] [--seed S] [--sync] [--dir PATH]
+ *
+ * All workers are stopped before one is killed, so that it is known which of them
+ * has the FLUSHER byte. A round ends with all of them dead; the next one has new
+ * subjects and another day, and the day changes in the middle of it too.
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "flushers.h"
+#include "region/lockfile.h"
+
+#define ROUND_KILLS 250
+#define WATCHDOG_SECONDS 120
+#define PENDING_LOOKS 200000 /* at the FLUSHER byte, before a kill falls anywhere */
+
+struct kt_flushers kt_flushers = {.kills = 3000, .seed = 1, .durability = QL_DURABILITY_ASYNC};
+struct kt_page *kt_page;
+
+struct supervisor {
+    struct ql *ql;
+    struct kt_view view;
+    pid_t pids[KT_WORKERS];
+    uint64_t random;
+    char program[KT_PATH];
+    int kills;
+    int inside;
+    int64_t charges;
+    uint64_t rows;
+};
+
+static void watchdog(int signal_number)
+{
+    (void)signal_number;
+    static const char text[] = "FAIL: no progress: a deadlock, or a machine that stands still\n";
+    if (write(STDERR_FILENO, text, sizeof text - 1) < 0)
+        _exit(2);
+    _exit(1);
+}
+
+/* ---- workers ------------------------------------------------------------- */
+
+static _Noreturn void execute_worker(const struct supervisor *s, int number, uint64_t seed)
+{
+    char arguments[4][32];
+    snprintf(arguments[0], 32, "%d", number);
+    snprintf(arguments[1], 32, "%llu", (unsigned long long)seed);
+    snprintf(arguments[2], 32, "%d", kt_flushers.page_fd);
+    snprintf(arguments[3], 32, "%d", (int)kt_flushers.durability);
+    execl(s->program, s->program, "--worker", arguments[0], arguments[1], arguments[2],
+          arguments[3], kt_flushers.store, (char *)NULL);
+    _exit(5);
+}
+
+/* Every other worker inherits the open store, the others open it anew. */
+static void spawn(struct supervisor *s, int number)
+{
+    uint64_t seed = kt_random(&s->random);
+    s->pids[number] = kt_fork();
+    if (s->pids[number] != 0)
+        return;
+    if (seed & 1)
+        kt_flushers_work(number, seed);
+    execute_worker(s, number, seed);
+}
+
+/* ---- comparing ----------------------------------------------------------- */
+
+static int64_t counted(struct supervisor *s, int number, int subject, int meter)
+{
+    char name[64];
+    struct ql_usage usage;
+    kt_flushers_name(number, subject, name);
+    KT_CHECK(ql_usage(s->ql, name, &usage) == QL_OK, "usage of %s", name);
+    int64_t total = usage.meters[meter].total + usage.meters[meter].yesterday;
+    return subject == KT_SHARED ? total >> KT_FIELD_BITS * number & KT_FIELD_MASK : total;
+}
+
+/* In a sync store the ledger has what was acknowledged, without another flush. */
+static void check_durable(struct supervisor *s, int number, int subject, int meter, int64_t done)
+{
+    char name[64];
+    if (kt_flushers.durability != QL_DURABILITY_SYNC || subject == KT_SHARED)
+        return;
+    kt_flushers_name(number, subject, name);
+    int64_t total =
+        kt_ledger_total(kt_flushers.store, name, meter == KT_BYTES ? "bytes" : "statements", -1);
+    KT_CHECK(total >= done, "kill %d: %s: the ledger has %lld, acknowledged %lld", s->kills, name,
+             (long long)total, (long long)done);
+}
+
+static void compare_meter(struct supervisor *s, int number, int subject, int meter, bool dead)
+{
+    struct kt_tally *tally = &kt_page->workers[number].tallies[subject][meter];
+    int64_t done = tally->done;
+    int64_t pending = tally->pending;
+    if (dead)
+        check_durable(s, number, subject, meter, done);
+    int64_t count = counted(s, number, subject, meter);
+    KT_CHECK(count == done || count == pending,
+             "kill %d: worker %d, subject %d, meter %d: counted %lld, acknowledged %lld, pending "
+             "%lld",
+             s->kills, number, subject, meter, (long long)count, (long long)done,
+             (long long)pending);
+    tally->done = count;
+    tally->pending = count;
+}
+
+static void compare_worker(struct supervisor *s, int number, bool dead)
+{
+    for (int subject = 0; subject < KT_SUBJECTS; subject++) {
+        compare_meter(s, number, subject, KT_BYTES, dead);
+        compare_meter(s, number, subject, KT_STATEMENTS, dead);
+    }
+}
+
+/* Nobody else is there any more. */
+static void compare_ledger(struct supervisor *s)
+{
+    kt_ledger_expect_equal(kt_flushers.store, s->ql, "at the end of a round");
+    s->rows += kt_ledger_compare(kt_flushers.store, s->ql).rows;
+    for (int number = 0; number < KT_WORKERS; number++) {
+        for (int subject = KT_OWN; subject < KT_SUBJECTS; subject++) {
+            char name[64];
+            kt_flushers_name(number, subject, name);
+            int64_t total = kt_ledger_total(kt_flushers.store, name, "bytes", -1);
+            int64_t tally = kt_page->workers[number].tallies[subject][KT_BYTES].done;
+            KT_CHECK(total == tally, "%s: the ledger has %lld, counted %lld", name,
+                     (long long)total, (long long)tally);
+        }
+    }
+}
+
+/* ---- killing ------------------------------------------------------------- */
+
+static bool somebody_flushes(const struct supervisor *s)
+{
+    return qli_lockfile_locked(s->view.region.lock_fd, QLI_BYTE_FLUSHER, 1);
+}
+
+static void pause_shortly(uint64_t turns)
+{
+    for (volatile uint64_t i = 0; i < turns; i++)
+        continue;
+}
+
+/* One kill in eight falls anywhere, also into opening. */
+static void aim(struct supervisor *s)
+{
+    uint64_t dice = kt_random(&s->random);
+    if (dice % 8 == 0) {
+        pause_shortly(dice >> 8 & 0xffff);
+        return;
+    }
+    for (int i = 0; i < PENDING_LOOKS && !somebody_flushes(s); i++)
+        continue;
+    pause_shortly(dice >> 8 & 0xfff);
+}
+
+static void bury(struct supervisor *s, int number)
+{
+    KT_CHECK(kill(s->pids[number], SIGKILL) == 0, "kill: %s", strerror(errno));
+    int status = kt_wait(s->pids[number]);
+    KT_CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL, "worker %d ended alone (%#x): %s",
+             number, (unsigned)status, kt_page->workers[number].error);
+    s->kills++;
+}
+
+/* The flusher if there is one, three times out of four; its number. */
+static int kill_one(struct supervisor *s)
+{
+    uint64_t dice = kt_random(&s->random);
+    int victim = (int)(dice % KT_WORKERS);
+    for (int i = 0; i < KT_WORKERS; i++)
+        kt_stop(s->pids[i]);
+    int flusher = kt_flusher_of(s->pids, KT_WORKERS);
+    if (flusher >= 0 && dice >> 8 & 3)
+        victim = flusher;
+    s->inside += victim == flusher;
+    bury(s, victim);
+    for (int i = 0; i < KT_WORKERS; i++) {
+        if (i != victim)
+            kill(s->pids[i], SIGCONT);
+    }
+    compare_worker(s, victim, true);
+    return victim;
+}
+
+static void begin_round(struct supervisor *s)
+{
+    kt_page->round++;
+    for (int w = 0; w < KT_WORKERS; w++) {
+        memset(kt_page->workers[w].tallies, 0, sizeof kt_page->workers[w].tallies);
+        spawn(s, w);
+    }
+}
+
+static void run_round(struct supervisor *s, int kills)
+{
+    begin_round(s);
+    for (int i = 0; i < kills; i++) {
+        if (i == kills / 2)
+            __atomic_fetch_add(&kt_page->clock_ns, KT_DAY_NS, __ATOMIC_RELAXED);
+        aim(s);
+        spawn(s, kill_one(s));
+        alarm(WATCHDOG_SECONDS);
+    }
+    for (int w = 0; w < KT_WORKERS; w++) {
+        bury(s, w);
+        compare_worker(s, w, true);
+    }
+    compare_ledger(s);
+    for (int w = 0; w < KT_WORKERS; w++)
+        compare_worker(s, w, false);
+    kt_page->clock_ns += KT_DAY_NS;
+}
+
+static int report(const struct supervisor *s, double seconds)
+{
+    const struct qli_ledger_page *page = s->ql->store->engine.ledger;
+    for (int w = 0; w < KT_WORKERS; w++)
+        printf("worker %d: %lld charges\n", w, (long long)kt_page->workers[w].charges);
+    printf("kills %d in %.1f s, inside a flush %d (%.1f %%), flushes begun %llu, transactions %llu, "
+           "rows compared %llu: 0 over, 0 under\n",
+           s->kills, seconds, s->inside, 100.0 * s->inside / s->kills,
+           (unsigned long long)page->begun, (unsigned long long)page->sequence,
+           (unsigned long long)s->rows);
+    if (s->inside * 10 >= s->kills * 3)
+        return 0;
+    fprintf(stderr, "FAIL: fewer than 30 %% of the kills fell inside a flush\n");
+    return 1;
+}
+
+static int supervise(void)
+{
+    static struct supervisor s;
+    s.random = kt_flushers.seed;
+    ssize_t length = readlink("/proc/self/exe", s.program, sizeof s.program - 1);
+    KT_CHECK(length > 0, "readlink: %s", strerror(errno));
+    signal(SIGALRM, watchdog);
+    alarm(WATCHDOG_SECONDS);
+    struct ql_options options =
+        kt_ledger_options(&kt_page->clock_ns, kt_flushers.durability, 20000);
+    s.ql = kt_open(kt_flushers.store, &options);
+    s.view = kt_view_open(kt_flushers.store);
+    int64_t start_ns = kt_now_ns();
+    while (s.kills < kt_flushers.kills) {
+        int left = kt_flushers.kills - s.kills - KT_WORKERS;
+        run_round(&s, left < 1 ? 1 : left < ROUND_KILLS ? left : ROUND_KILLS);
+    }
+    int result = report(&s, (double)(kt_now_ns() - start_ns) / 1e9);
+    ql_close(s.ql);
+    kt_view_close(&s.view);
+    return result;
+}
+
+/* ---- the program --------------------------------------------------------- */
+
+static void map_page(int fd)
+{
+    kt_flushers.page_fd = fd;
+    kt_page = mmap(NULL, sizeof *kt_page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    KT_CHECK(kt_page != MAP_FAILED, "mmap: %s", strerror(errno));
+}
+
+static void be_worker(char **argv)
+{
+    map_page(atoi(argv[4]));
+    kt_flushers.durability = (enum ql_durability)atoi(argv[5]);
+    snprintf(kt_flushers.store, sizeof kt_flushers.store, "%s", argv[6]);
+    kt_flushers_work(atoi(argv[2]), strtoull(argv[3], NULL, 10));
+}
+
+static const char *parse(int argc, char **argv)
+{
+    static const struct option options[] = {
+        {"kills", required_argument, NULL, 'k'}, {"seed", required_argument, NULL, 's'},
+        {"sync", no_argument, NULL, 'y'},        {"dir", required_argument, NULL, 'd'},
+        {NULL, 0, NULL, 0},
+    };
+    const char *base = NULL;
+    int option;
+    while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
+        if (option == 'k')
+            kt_flushers.kills = atoi(optarg);
+        else if (option == 's')
+            kt_flushers.seed = strtoull(optarg, NULL, 10);
+        else if (option == 'y')
+            kt_flushers.durability = QL_DURABILITY_SYNC;
+        else if (option == 'd')
+            base = optarg;
+        else
+            exit(2);
+    }
+    return base;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc == 7 && strcmp(argv[1], "--worker") == 0)
+        be_worker(argv);
+    const char *base = parse(argc, argv);
+    printf("seed %llu, %d workers, %s\n", (unsigned long long)kt_flushers.seed, KT_WORKERS,
+           kt_flushers.durability == QL_DURABILITY_SYNC ? "sync" : "async");
+    int fd = memfd_create("page", 0);
+    KT_CHECK(fd >= 0 && ftruncate(fd, sizeof(struct kt_page)) == 0, "memfd: %s", strerror(errno));
+    map_page(fd);
+    kt_page->clock_ns = KT_START_NS;
+    kt_directory_make(kt_flushers.store, base);
+    int result = supervise();
+    kt_directory_remove(kt_flushers.store);
+    return result;
+}
