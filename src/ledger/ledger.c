@@ -43,11 +43,11 @@ static const char *const texts[QLI_LEDGER_STATEMENTS] = {
 
 /* ---- failures ------------------------------------------------------------ */
 
-static const char *advice_for(int rc)
+static const char *advice_for(int rc, int cause)
 {
-    switch (rc & 0xff) {
-    case SQLITE_FULL:
+    if (cause == ENOSPC || cause == EDQUOT || (rc & 0xff) == SQLITE_FULL)
         return "free some space: nothing is lost meanwhile, it will be written then";
+    switch (rc & 0xff) {
     case SQLITE_CORRUPT:
     case SQLITE_NOTADB:
         return "it is damaged: put a backup in its place, or move it away to begin with no history";
@@ -67,7 +67,7 @@ static enum ql_status fail(struct qli_ledger *ledger, int rc)
 {
     int cause = ledger->db != NULL ? sqlite3_system_errno(ledger->db) : 0;
     return qli_error(&ledger->error, QL_E_LEDGER, cause, "the ledger (%s): %s; %s", FILE_NAME,
-                     sqlite3_errstr(rc), advice_for(rc));
+                     sqlite3_errstr(rc), advice_for(rc, cause));
 }
 
 static enum ql_status refuse_file(struct qli_ledger *ledger, const char *what)
@@ -502,7 +502,8 @@ enum ql_status qli_ledger_check(struct qli_ledger *ledger)
     bool sound = answer != NULL && strcmp(answer, "ok") == 0;
     if (!sound)
         qli_error(&ledger->error, QL_E_LEDGER, 0, "the ledger (%s) is damaged: %.200s; %s",
-                  FILE_NAME, answer != NULL ? answer : "out of memory", advice_for(SQLITE_CORRUPT));
+                  FILE_NAME, answer != NULL ? answer : "out of memory",
+                  advice_for(SQLITE_CORRUPT, 0));
     sqlite3_finalize(statement);
     return sound ? QL_OK : QL_E_LEDGER;
 }

@@ -232,11 +232,11 @@ static int report(const struct supervisor *s, double seconds)
     const struct qli_ledger_page *page = s->ql->store->engine.ledger;
     for (int w = 0; w < KT_WORKERS; w++)
         printf("worker %d: %lld charges\n", w, (long long)kt_page->workers[w].charges);
-    printf("kills %d in %.1f s, inside a flush %d (%.1f %%), flushes begun %llu, transactions %llu, "
-           "rows compared %llu: 0 over, 0 under\n",
-           s->kills, seconds, s->inside, 100.0 * s->inside / s->kills,
-           (unsigned long long)page->begun, (unsigned long long)page->sequence,
-           (unsigned long long)s->rows);
+    printf(
+        "kills %d in %.1f s, inside a flush %d (%.1f %%), flushes begun %llu, transactions %llu, "
+        "rows compared %llu: 0 over, 0 under\n",
+        s->kills, seconds, s->inside, 100.0 * s->inside / s->kills, (unsigned long long)page->begun,
+        (unsigned long long)page->sequence, (unsigned long long)s->rows);
     if (s->inside * 10 >= s->kills * 3)
         return 0;
     fprintf(stderr, "FAIL: fewer than 30 %% of the kills fell inside a flush\n");
@@ -286,8 +286,10 @@ static void be_worker(char **argv)
 static const char *parse(int argc, char **argv)
 {
     static const struct option options[] = {
-        {"kills", required_argument, NULL, 'k'}, {"seed", required_argument, NULL, 's'},
-        {"sync", no_argument, NULL, 'y'},        {"dir", required_argument, NULL, 'd'},
+        {"kills", required_argument, NULL, 'k'},
+        {"seed", required_argument, NULL, 's'},
+        {"sync", no_argument, NULL, 'y'},
+        {"dir", required_argument, NULL, 'd'},
         {NULL, 0, NULL, 0},
     };
     const char *base = NULL;

@@ -60,7 +60,8 @@ void kt_restore(struct ql *ql, const char *subject, int64_t today, int64_t yeste
 {
     const struct qli_call call = begin(ql);
     const struct qli_name name = name_of(&call, subject);
-    const struct qli_total totals[] = {{0, call.day, today}, {0, call.day - 1, yesterday}};
+    const struct qli_total totals[] = {{0, call.day, today, false},
+                                       {0, call.day - 1, yesterday, false}};
     for (int i = 0; i < 2; i++) {
         if (totals[i].amount > 0)
             expect(qli_dirty_restore(&call, &name, &totals[i]), "restore");
@@ -71,7 +72,8 @@ void kt_reopen(struct ql *ql, const char *subject, int64_t today, int64_t yester
 {
     const struct qli_call call = begin(ql);
     const struct qli_name name = name_of(&call, subject);
-    const struct qli_total totals[] = {{0, call.day, today}, {0, call.day - 1, yesterday}};
+    const struct qli_total totals[] = {{0, call.day, today, false},
+                                       {0, call.day - 1, yesterday, false}};
     __atomic_store_n(&call.engine->page->day, (uint64_t)call.day, __ATOMIC_RELEASE);
     expect(qli_dirty_reopen(&call, &name, totals, 2), "reopen");
 }
