@@ -64,11 +64,12 @@ void bare_insert(struct bare *bare, const char *key);
 
 /* ---- the rows ---------------------------------------------------------- */
 
-void bench_hot_rows(void);               /* hot.c */
-void bench_million_rows(void);           /* hot.c */
-void bench_memory_row(void);             /* hot.c */
-void bench_process_rows(void);           /* processes.c */
-void bench_store_rows(const char *disk); /* stores.c */
-void bench_kill_row(void);               /* kill.c */
+void bench_hot_rows(void);                /* hot.c */
+void bench_million_rows(void);            /* hot.c */
+void bench_memory_row(void);              /* hot.c */
+void bench_process_rows(void);            /* processes.c */
+void bench_store_rows(const char *disk);  /* stores.c */
+void bench_kill_row(void);                /* kill.c */
+void bench_ledger_rows(const char *disk); /* ledger.c */
 
 #endif

@@ -14,6 +14,11 @@ static void store_rows(void)
     bench_store_rows(disk);
 }
 
+static void ledger_rows(void)
+{
+    bench_ledger_rows(disk);
+}
+
 static const struct {
     const char *name;
     void (*run)(void);
@@ -21,6 +26,7 @@ static const struct {
     {"hot", bench_hot_rows},      {"million", bench_million_rows},
     {"memory", bench_memory_row}, {"processes", bench_process_rows},
     {"stores", store_rows},       {"kill", bench_kill_row},
+    {"ledger", ledger_rows},
 };
 
 int main(int argc, char **argv)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from plot import plot  # noqa: E402
+from redis_peer import redis_rows  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -95,6 +96,48 @@ def store(raw, key, name):
     )
 
 
+def flusher(raw, key, name):
+    r = raw[key]
+    return row(
+        name, "≤ 1.1 × without", ns(r["limit_ns"]), ns(r["ns"]), r["ratio"], r["ratio"] <= 1.1
+    )
+
+
+def rate(per_second):
+    return f"{per_second:,.0f} a second"
+
+
+def charges(raw, durability, callers):
+    """Charges a second, beside SQLite with a transaction for each."""
+    r, sqlite = raw[f"{durability}_{callers}"], raw[f"sqlite_{callers}"]
+    redis = raw.get(f"redis_{callers}", {}).get("per_second")
+    aimed = durability == "sync" and callers > 1
+    ratio = r["per_second"] / redis if redis else None
+    return row(
+        f"{durability} charges, {callers} caller{'s' if callers > 1 else ''}",
+        "≥ Redis, appendfsync always" if aimed else "",
+        rate(redis) if redis else "no Redis here",
+        rate(r["per_second"]),
+        ratio,
+        ratio >= 1 if aimed and ratio else None,
+        f"{r['per_second'] / sqlite['per_second']:.1f} × SQLite, one transaction each "
+        f"({rate(sqlite['per_second'])})",
+    )
+
+
+def restore(raw):
+    r = raw["restore"]
+    return row(
+        "a region out of a ledger, 1,000,000 totals",
+        "seconds",
+        "",
+        f"{r['restore_ms'] / 1000:.1f} s",
+        None,
+        None,
+        f"writing them all: {r['flush_ms'] / 1000:.1f} s",
+    )
+
+
 def memory(raw):
     r = raw["memory"]
     per_subject = r["bytes_per_subject"]
@@ -149,6 +192,13 @@ def judge(raw):
         lambda: processes(raw, "two_processes_hot", "two processes, one hot subject", 0.5),
         lambda: store(raw, "store_tmpfs", "directory on tmpfs"),
         lambda: store(raw, "store_disk", "directory on disk"),
+        lambda: flusher(raw, "flusher_tmpfs", "flusher at work, tmpfs"),
+        lambda: flusher(raw, "flusher_disk", "flusher at work, disk"),
+        lambda: charges(raw, "async", 1),
+        lambda: charges(raw, "async", 64),
+        lambda: charges(raw, "sync", 1),
+        lambda: charges(raw, "sync", 64),
+        lambda: restore(raw),
         lambda: memory(raw),
         lambda: lock_wait(raw),
         lambda: python(raw),
@@ -199,6 +249,7 @@ def main():
     build.mkdir(exist_ok=True)
     raw = lines_of([arguments.engine, "--disk", build])
     raw |= lines_of([sys.executable, ROOT / "bench/python_bench.py"])
+    raw |= redis_rows(build)
     judged = judge(raw)
     print_table(judged)
     kernel = ".".join(platform.release().split(".")[:2])

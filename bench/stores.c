@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The same work in memory, in a directory on a tmpfs, and in a directory on the
- * disk, turn by turn: the median of whole turns, and the latencies of single
- * operations (admit and settle), the clock's own cost included.
+ * disk, with a ledger and its flusher at work, and without one, turn by turn: the
+ * median of whole turns, and the latencies of single operations (admit and settle),
+ * the clock's own cost included.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,7 +11,7 @@
 #include "bench.h"
 
 enum {
-    STORES = 3,
+    STORES = 5,
     TURNS = 40,
     TURN = 25000,
     SUBJECTS = 1000,
@@ -67,21 +68,45 @@ static void print_place(struct place *place, double memory_ns)
     fflush(stdout);
 }
 
-void bench_store_rows(const char *disk)
+/* What the flusher costs the calls beside it: the median of the turns' ratios. */
+static void print_flusher(const char *row, const struct place *without, const struct place *with)
 {
-    char on_disk[4096];
-    char on_tmpfs[] = "/dev/shm/quotalite-bench-XXXXXX";
-    uint64_t random = 0x9e3779b97f4a7c15;
-    snprintf(on_disk, sizeof(on_disk), "%s/quotalite-bench-XXXXXX", disk);
-    if (mkdtemp(on_disk) == NULL || mkdtemp(on_tmpfs) == NULL) {
-        bench_die(disk, "cannot make a directory there or in /dev/shm");
+    double ratios[TURNS];
+    double without_ns[TURNS];
+    double with_ns[TURNS];
+    for (int turn = 0; turn < TURNS; turn++) {
+        without_ns[turn] = without->per_operation[turn];
+        with_ns[turn] = with->per_operation[turn];
+        ratios[turn] = with_ns[turn] / without_ns[turn];
     }
+    printf("{\"row\": \"%s\", \"limit_ns\": %.2f, \"ns\": %.2f, \"ratio\": %.3f}\n", row,
+           bench_median(without_ns, TURNS), bench_median(with_ns, TURNS),
+           bench_median(ratios, TURNS));
+    fflush(stdout);
+}
+
+static struct ql *open_in(const char *base, char directory[4096], enum ql_durability durability)
+{
     struct ql_options options = QL_OPTIONS_INIT;
     options.allow_any_filesystem = true;
+    options.durability = durability;
+    snprintf(directory, 4096, "%s/quotalite-bench-XXXXXX", base);
+    if (mkdtemp(directory) == NULL) {
+        bench_die(base, "cannot make a directory there");
+    }
+    return bench_open(directory, options);
+}
+
+void bench_store_rows(const char *disk)
+{
+    static char directories[STORES][4096];
+    uint64_t random = 0x9e3779b97f4a7c15;
     struct place places[STORES] = {
-        {.name = "memory", .ql = bench_open("memory:", options)},
-        {.name = "tmpfs", .ql = bench_open(on_tmpfs, options)},
-        {.name = "disk", .ql = bench_open(on_disk, options)},
+        {.name = "memory", .ql = bench_open("memory:", (struct ql_options)QL_OPTIONS_INIT)},
+        {.name = "tmpfs", .ql = open_in("/dev/shm", directories[1], QL_DURABILITY_ASYNC)},
+        {.name = "disk", .ql = open_in(disk, directories[2], QL_DURABILITY_ASYNC)},
+        {.name = "tmpfs_none", .ql = open_in("/dev/shm", directories[3], QL_DURABILITY_NONE)},
+        {.name = "disk_none", .ql = open_in(disk, directories[4], QL_DURABILITY_NONE)},
     };
     for (int i = 0; i < STORES; i++) {
         places[i].latencies = bench_shared((size_t)TURNS * TURN * sizeof(uint64_t));
@@ -91,11 +116,12 @@ void bench_store_rows(const char *disk)
             take_turn(&places[(i + turn) % STORES], turn, &random);
         }
     }
+    print_flusher("flusher_tmpfs", &places[3], &places[1]);
+    print_flusher("flusher_disk", &places[4], &places[2]);
     double memory_ns = bench_median(places[0].per_operation, TURNS);
     for (int i = 0; i < STORES; i++) {
         print_place(&places[i], memory_ns);
         ql_close(places[i].ql);
+        bench_remove_store(directories[i]);
     }
-    bench_remove_store(on_disk);
-    bench_remove_store(on_tmpfs);
 }
