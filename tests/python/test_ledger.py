@@ -137,6 +137,15 @@ def test_the_thread_flushes(store_path: str) -> None:
         assert eventually(lambda: "alice" in ledger_of(store_path))
 
 
+def test_the_thread_waits_for_its_interval(store_path: str) -> None:
+    with Store(store_path, LIMITS, max_subjects=64, flush_interval_seconds=86_400) as store:
+        store.charge("alice", "tokens", 5)
+        assert eventually(lambda: store.flush_lag_ms() > 1000)
+        assert "alice" not in ledger_of(store_path)
+        store.flush()
+        assert "alice" in ledger_of(store_path)
+
+
 @pytest.mark.parametrize("thread", [False, True])
 def test_a_store_starts_a_thread_if_it_may(store_path: str, thread: bool) -> None:
     def threads() -> int:
