@@ -138,8 +138,8 @@ static enum ql_status check_region(void *context, struct ql_error *error)
                          store->injected_clock ? "the system's" : "an injected");
     if (qli_region_corrupt(&store->engine.region))
         return qli_error(error, QL_E_CORRUPT, 0,
-                         "the store was found damaged: stop all its processes and move its "
-                         "directory away");
+                         "the store was found damaged: stop all its processes, move the region's "
+                         "file away and keep it for a report; what was flushed is in the ledger");
     return QL_OK;
 }
 

@@ -7,6 +7,7 @@
 #include "engine/dirty.h"
 
 #include "engine/cell.h"
+#include "rules/window.h"
 
 #define MARKED_AT_ONCE 256 /* slots, under one hold of the lock */
 
@@ -40,9 +41,22 @@ static void add_total(struct qli_dirty_subject *found, uint64_t meter, uint64_t 
     found->totals[found->count++] = (struct qli_total){
         .meter = (uint32_t)meter,
         .day = (int64_t)day,
-        .amount = qli_engine_amount(total),
+        .amount = (int64_t)total,
         .dirty = dirty,
     };
+}
+
+/* What damage made of a total would stay in the ledger for ever. */
+static bool totals_valid(const struct qli_section *section, const struct qli_subject *subject)
+{
+    const uint64_t last_day = INT64_MAX / (QLI_SECONDS_PER_DAY * QLI_NS_PER_SECOND);
+    for (uint64_t m = 0; m < section->engine->geometry.meter_capacity; m++) {
+        const struct qli_cell *cell = &subject->cells[m];
+        if (cell->total > INT64_MAX || cell->previous_total > INT64_MAX || cell->day > last_day ||
+            cell->previous_day > last_day)
+            return false;
+    }
+    return true;
 }
 
 /* The dirty totals, or all that are dirty or not 0. */
@@ -51,7 +65,7 @@ static enum ql_status copy_subject(const struct qli_section *section, uint64_t i
 {
     const struct qli_subject *subject = qli_subject_at(section, index);
     uint64_t dirty = qli_subject_dirty(subject);
-    if ((dirty & ~valid_bits(section)) != 0)
+    if ((dirty & ~valid_bits(section)) != 0 || !totals_valid(section, subject))
         return QL_E_CORRUPT;
     found->index = index;
     found->hash = subject->hash;

@@ -294,6 +294,8 @@ static enum ql_status flush_once(struct qli_flusher *flusher, struct qli_call *c
 enum ql_status qli_flush(struct qli_flusher *flusher, uint64_t self)
 {
     struct qli_call call = call_of(flusher, self);
+    if (qli_region_corrupt(&flusher->engine->region))
+        return QL_E_CORRUPT;
     if (flusher->chunk == NULL)
         flusher->chunk = malloc(CHUNK * sizeof *flusher->chunk);
     if (flusher->chunk == NULL)

@@ -31,6 +31,7 @@
 #include "region/lockfile.h"
 
 #define ATTACH_WAIT_MS 5000
+#define MAKING_WAIT_MS 60000
 #define TAKE_OVER_WAIT_MS 1000 /* well below what others wait for ATTACH, which is ours meanwhile */
 
 int qli_attach_reopen_lock(const struct qli_region *region, int access)
@@ -38,6 +39,38 @@ int qli_attach_reopen_lock(const struct qli_region *region, int access)
     char path[40];
     snprintf(path, sizeof path, "/proc/self/fd/%d", region->lock_fd);
     return qli_system_open(AT_FDCWD, path, access, 0);
+}
+
+static bool is_zero(const uint8_t *bytes, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (bytes[i] != 0)
+            return false;
+    }
+    return true;
+}
+
+/* Whether the region that the record names belongs to an earlier boot, or the
+ * record names none. Only then may a region be made over another. */
+static enum ql_status is_stale(const struct qli_lock_record *record, bool *stale,
+                               struct ql_error *error)
+{
+    char boot_id[QLI_BOOT_ID_SIZE];
+    enum ql_status status = qli_region_boot_id(boot_id, error);
+    *stale = is_zero(record->region_uuid, sizeof record->region_uuid) ||
+             memcmp(record->boot_id, boot_id, sizeof boot_id) != 0;
+    return status;
+}
+
+/* Whether it takes long because there is a region to be made out of a ledger. */
+static bool is_being_made(int lock_fd)
+{
+    struct qli_lock_record record;
+    bool empty;
+    bool stale = false;
+    if (qli_lockfile_read(lock_fd, &record, &empty, NULL) != QL_OK || empty)
+        return false;
+    return is_stale(&record, &stale, NULL) == QL_OK && stale;
 }
 
 static enum ql_status enter_store(const struct qli_region *region, int64_t wait_ms, int *token_fd,
@@ -53,6 +86,11 @@ static enum ql_status enter_store(const struct qli_region *region, int64_t wait_
         if (errno != EAGAIN && errno != EACCES)
             return qli_error(error, QL_E_STORE, errno, "cannot lock the lock file: %s",
                              strerror(errno));
+        if (qli_clock_boot_ns() >= deadline_ns && wait_ms < MAKING_WAIT_MS &&
+            is_being_made(*token_fd)) {
+            deadline_ns += (MAKING_WAIT_MS - wait_ms) * QLI_NS_PER_MS;
+            wait_ms = MAKING_WAIT_MS;
+        }
         if (qli_clock_boot_ns() >= deadline_ns)
             return qli_error(error, QL_E_BUSY, 0,
                              "another process has been opening the store for %lld ms: is it "
@@ -170,27 +208,6 @@ static enum ql_status make_region(const struct qli_place *place, const struct ql
     if (status == QL_OK)
         return record_region(region, token_fd, *region_fd, header, record, error);
     unlinkat(directory_fd, place->new_name, 0);
-    return status;
-}
-
-static bool is_zero(const uint8_t *bytes, size_t count)
-{
-    for (size_t i = 0; i < count; i++) {
-        if (bytes[i] != 0)
-            return false;
-    }
-    return true;
-}
-
-/* Whether the region that the record names belongs to an earlier boot, or the
- * record names none. Only then may a region be made over another. */
-static enum ql_status is_stale(const struct qli_lock_record *record, bool *stale,
-                               struct ql_error *error)
-{
-    char boot_id[QLI_BOOT_ID_SIZE];
-    enum ql_status status = qli_region_boot_id(boot_id, error);
-    *stale = is_zero(record->region_uuid, sizeof record->region_uuid) ||
-             memcmp(record->boot_id, boot_id, sizeof boot_id) != 0;
     return status;
 }
 

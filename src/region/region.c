@@ -156,7 +156,8 @@ enum ql_status qli_region_inspect(int fd, uint64_t stamp, struct qli_region_head
         return qli_error(error, QL_E_VERSION, 0,
                          "the region has layout %u (stamp %016llx), this library (%s) reads "
                          "layout %u (stamp %016llx): use one version of quotalite for all "
-                         "processes of the store",
+                         "processes of the store; to go to this one, end those of the other in an "
+                         "orderly way and remove the region, which is made anew out of the ledger",
                          header->version, (unsigned long long)header->stamp, ql_version(),
                          QLI_REGION_VERSION, (unsigned long long)stamp);
     if (header->checksum != header_checksum(header) ||
