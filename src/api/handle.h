@@ -82,9 +82,9 @@ static inline enum ql_status qli_handle_begin(struct ql *ql, int64_t wait_ms, st
     return qli_handle_find_day(store, call);
 }
 
-/* After an answer of an operation: whether it has to be made again, since the
- * ledger was asked or written for it. subject is whose call it is. Otherwise
- * *status is an answer for the caller. *tries is 0 at first. */
+/* After an answer of an operation: whether it has to be made again, as a call that
+ * begins anew, since the ledger was asked or written for it. subject is whose call
+ * it is. Otherwise *status is an answer for the caller. *tries is 0 at first. */
 bool qli_handle_consults(struct ql *ql, const struct qli_call *call, const char *subject,
                          enum ql_status *status, unsigned *tries);
 

@@ -45,21 +45,22 @@ static enum ql_status try_admit(struct ql *ql, int64_t wait_ms, const char *subj
 {
     struct qli_call call;
     struct qli_name name;
-    enum ql_status status = begin_with_subject(ql, wait_ms, subject, &call, &name);
-    if (status != QL_OK)
-        return status;
-    if (wish->age_ns + wish->ttl_ns > 0 && call.boot_ns == 0)
-        announce_deadlines(&call);
-    const struct qli_admission admission = {
-        .limits = call.limits->concurrent | (wish->budgets ? call.limits->windowed : 0),
-        .slot = true,
-        .age_ns = wish->age_ns,
-        .ttl_ns = wish->ttl_ns,
-    };
     unsigned tries = 0;
-    do
+    enum ql_status status;
+    do {
+        status = begin_with_subject(ql, wait_ms, subject, &call, &name);
+        if (status != QL_OK)
+            return status;
+        if (wish->age_ns + wish->ttl_ns > 0 && call.boot_ns == 0)
+            announce_deadlines(&call);
+        const struct qli_admission admission = {
+            .limits = call.limits->concurrent | (wish->budgets ? call.limits->windowed : 0),
+            .slot = true,
+            .age_ns = wish->age_ns,
+            .ttl_ns = wish->ttl_ns,
+        };
         status = qli_operation_admit(&call, &name, &admission, lease, verdict);
-    while (qli_handle_consults(ql, &call, subject, &status, &tries));
+    } while (qli_handle_consults(ql, &call, subject, &status, &tries));
     if (status != QL_E_FULL || ql->options.when_full != QL_FULL_ADMIT)
         return status;
     __atomic_fetch_add(&call.engine->page->omissions, 1, __ATOMIC_RELAXED);
@@ -89,15 +90,15 @@ static enum ql_status try_check(struct ql *ql, int64_t wait_ms, const char *subj
     struct qli_call call;
     struct qli_name name;
     struct qli_admission admission = {0};
-    enum ql_status status = begin_with_subject(ql, wait_ms, subject, &call, &name);
-    if (status == QL_OK)
-        status = find_budgets(call.limits, limit, &admission.limits);
-    if (status != QL_OK)
-        return status;
     unsigned tries = 0;
-    do
-        status = qli_operation_admit(&call, &name, &admission, NULL, verdict);
-    while (qli_handle_consults(ql, &call, subject, &status, &tries));
+    enum ql_status status;
+    do {
+        status = begin_with_subject(ql, wait_ms, subject, &call, &name);
+        if (status == QL_OK)
+            status = find_budgets(call.limits, limit, &admission.limits);
+        if (status == QL_OK)
+            status = qli_operation_admit(&call, &name, &admission, NULL, verdict);
+    } while (qli_handle_consults(ql, &call, subject, &status, &tries));
     return status;
 }
 
@@ -187,16 +188,17 @@ static enum ql_status try_settle(struct ql *ql, int64_t wait_ms, const struct ql
 {
     struct qli_call call;
     struct qli_amount amounts[QL_METERS_MAX];
-    enum ql_status status = qli_handle_begin(ql, wait_ms, &call);
-    if (status == QL_OK)
-        status = find_meters(&call, charges, count, amounts);
-    if (status != QL_OK)
-        return status;
-    if (lease->index == UNCOUNTED_INDEX && lease->epoch == call.engine->epoch)
-        return count > 0 ? QL_E_FULL : QL_OK;
     char subject[QL_SUBJECT_MAX + 1];
     unsigned tries = 0;
+    enum ql_status status;
     do {
+        status = qli_handle_begin(ql, wait_ms, &call);
+        if (status == QL_OK)
+            status = find_meters(&call, charges, count, amounts);
+        if (status != QL_OK)
+            return status;
+        if (lease->index == UNCOUNTED_INDEX && lease->epoch == call.engine->epoch)
+            return count > 0 ? QL_E_FULL : QL_OK;
         status = qli_operation_settle(&call, lease, amounts, count);
         if (__builtin_expect(status == QLI_ASK_LEDGER, 0)) {
             enum ql_status known = qli_operation_lease_subject(&call, lease, subject);
@@ -279,19 +281,20 @@ static enum ql_status try_charge(struct ql *ql, int64_t wait_ms, const char *sub
 {
     struct qli_call call;
     struct qli_name name;
-    enum ql_status status = begin_with_subject(ql, wait_ms, subject, &call, &name);
-    if (status != QL_OK)
-        return status;
-    int index = qli_limits_meter(call.limits, meter);
-    if (index < 0)
-        return QL_E_METER;
-    if (amount == 0)
-        return QL_OK;
-    *shard = qli_engine_shard_of(call.engine, name.hash);
     unsigned tries = 0;
-    do
+    enum ql_status status;
+    do {
+        status = begin_with_subject(ql, wait_ms, subject, &call, &name);
+        if (status != QL_OK)
+            return status;
+        int index = qli_limits_meter(call.limits, meter);
+        if (index < 0)
+            return QL_E_METER;
+        if (amount == 0)
+            return QL_OK;
+        *shard = qli_engine_shard_of(call.engine, name.hash);
         status = qli_operation_charge(&call, &name, (struct qli_amount){(uint32_t)index, amount});
-    while (qli_handle_consults(ql, &call, subject, &status, &tries));
+    } while (qli_handle_consults(ql, &call, subject, &status, &tries));
     return status;
 }
 
@@ -316,13 +319,13 @@ static enum ql_status try_usage(struct ql *ql, int64_t wait_ms, const char *subj
 {
     struct qli_call call;
     struct qli_name name;
-    enum ql_status status = begin_with_subject(ql, wait_ms, subject, &call, &name);
-    if (status != QL_OK)
-        return status;
     unsigned tries = 0;
-    do
-        status = qli_operation_usage(&call, &name, usage);
-    while (qli_handle_consults(ql, &call, subject, &status, &tries));
+    enum ql_status status;
+    do {
+        status = begin_with_subject(ql, wait_ms, subject, &call, &name);
+        if (status == QL_OK)
+            status = qli_operation_usage(&call, &name, usage);
+    } while (qli_handle_consults(ql, &call, subject, &status, &tries));
     return status;
 }
 
