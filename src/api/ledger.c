@@ -104,33 +104,33 @@ static int64_t day_of(int64_t seconds)
     return seconds > 0 ? seconds / QLI_SECONDS_PER_DAY : 0;
 }
 
-/* The days from first up to last that the ledger has. */
+/* The days from first up to last. Days that nobody was charged in are stepped over:
+ * a window may stand far in the future, if a clock once did. */
 static enum ql_status read_days(struct qli_ledger *ledger, const char *subject, int64_t first,
                                 int64_t last, struct entries *entries)
 {
-    int64_t ledger_first;
-    int64_t ledger_last;
+    int64_t day = first;
     bool none;
-    enum ql_status status = qli_ledger_days(ledger, &ledger_first, &ledger_last, &none);
-    if (status != QL_OK || none)
-        return status;
-    first = first > ledger_first ? first : ledger_first;
-    last = last < ledger_last ? last : ledger_last;
-    for (int64_t day = first; status == QL_OK && day <= last; day++)
+    enum ql_status status = qli_ledger_next_day(ledger, &day, &none);
+    while (status == QL_OK && !none && day <= last) {
         status = qli_ledger_read_subject(ledger, subject, day, add_row, entries);
+        day++;
+        if (status == QL_OK)
+            status = qli_ledger_next_day(ledger, &day, &none);
+    }
     return status;
 }
 
-static enum ql_status read_history(struct ql *ql, const struct qli_call *call, const char *subject,
-                                   int64_t first, int64_t last, struct entries *entries)
+static enum ql_status read_history(struct ql *ql, const struct qli_call *call,
+                                   const struct qli_name *name, int64_t first, int64_t last,
+                                   struct entries *entries)
 {
     struct qli_flusher *flusher = &ql->store->flusher;
-    enum ql_status status = flush(ql, call, NULL);
-    if (status == QL_OK)
-        status = qli_flusher_lend(flusher, call->wait_ms, NULL);
+    uint64_t shard = qli_engine_shard_of(call->engine, name->hash);
+    enum ql_status status = qli_flusher_lend(flusher, call->self, shard, call->wait_ms, NULL);
     if (status != QL_OK)
         return status;
-    status = read_days(&flusher->ledger, subject, first, last, entries);
+    status = read_days(&flusher->ledger, name->text, first, last, entries);
     qli_flusher_return(flusher);
     return status;
 }
@@ -183,7 +183,7 @@ enum ql_status ql_history(struct ql *ql, const char *subject, const char *meter,
     enum ql_status status = begun == QL_OK ? qli_subject_name(call.engine, subject, &name) : begun;
     bool has_ledger = begun == QL_OK && qli_engine_has_ledger(call.engine);
     if (status == QL_OK && to > from && has_ledger)
-        status = read_history(ql, &call, subject, day_of(from), day_of(to - 1), &entries);
+        status = read_history(ql, &call, &name, day_of(from), day_of(to - 1), &entries);
     end(ql, begun, token);
     if (status == QL_OK && to > from && !has_ledger)
         status = read_windows(ql, &call, subject, day_of(from), day_of(to - 1), &entries);
@@ -220,39 +220,50 @@ static enum ql_status copy_ledger(struct ql *ql, const struct qli_call *call, co
                                   struct ql_error *error)
 {
     struct qli_flusher *flusher = &ql->store->flusher;
-    enum ql_status status = flush(ql, call, error);
-    if (status == QL_OK)
-        status = qli_flusher_lend(flusher, call->wait_ms, error);
+    struct qli_ledger reader;
+    enum ql_status status =
+        qli_flusher_open_reader(flusher, call->self, call->wait_ms, &reader, error);
     if (status != QL_OK)
         return status;
-    status = qli_ledger_copy(&flusher->ledger, path);
+    status = qli_ledger_copy(&reader, path);
     if (status != QL_OK)
-        qli_error(error, status, 0, "%s", flusher->ledger.error.text);
-    qli_flusher_return(flusher);
+        qli_error(error, status, 0, "%s", reader.error.text);
+    qli_flusher_close_reader(flusher, &reader);
     return status;
 }
 
-/* Into PATH.new, which gets its name when it is whole. */
+static enum ql_status name_copy(const char *draft, const char *path, struct ql_error *error)
+{
+    if (link(draft, path) == 0)
+        return QL_OK;
+    return errno == EEXIST
+               ? qli_error(error, QL_E_INVALID, EEXIST, "%.200s exists; name a new file", path)
+               : refuse(error, "make", path);
+}
+
+/* Into an empty file of a name that nobody else has; it gets its own when it is whole. */
 static enum ql_status back_up(struct ql *ql, const struct qli_call *call, const char *path,
                               struct ql_error *error)
 {
+    static const char suffix[] = ".XXXXXX";
     size_t length = strlen(path);
-    char *draft = malloc(length + sizeof ".new");
+    char *draft = malloc(length + sizeof suffix);
     if (draft == NULL)
         return qli_error(error, QL_E_NOMEM, 0, "out of memory");
     memcpy(draft, path, length);
-    memcpy(draft + length, ".new", sizeof ".new");
-    enum ql_status status = QL_OK;
-    if (unlink(draft) != 0 && errno != ENOENT)
-        status = refuse(error, "write", draft);
-    if (status == QL_OK)
-        status = copy_ledger(ql, call, draft, error);
+    memcpy(draft + length, suffix, sizeof suffix);
+    int fd = mkostemp(draft, O_CLOEXEC);
+    if (fd < 0) {
+        enum ql_status refused = refuse(error, "write", path);
+        free(draft);
+        return refused;
+    }
+    close(fd);
+    enum ql_status status = copy_ledger(ql, call, draft, error);
     if (status == QL_OK)
         status = sync_file(draft, error);
-    if (status == QL_OK && link(draft, path) != 0)
-        status = errno == EEXIST ? qli_error(error, QL_E_INVALID, EEXIST,
-                                             "%.200s exists; name a new file", path)
-                                 : refuse(error, "make", path);
+    if (status == QL_OK)
+        status = name_copy(draft, path, error);
     unlink(draft);
     free(draft);
     return status;

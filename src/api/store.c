@@ -67,10 +67,14 @@ static void before_fork(void)
         pthread_mutex_lock(&store->engine.limits_mutex);
         pthread_mutex_lock(&store->engine.region.self->mutex);
     }
+    if (table != NULL)
+        qli_ledger_before_fork();
 }
 
 static void after_fork_in_parent(void)
 {
+    if (table != NULL)
+        qli_ledger_after_fork();
     for (struct qli_store *store = table; store != NULL; store = store->next) {
         pthread_mutex_unlock(&store->engine.region.self->mutex);
         pthread_mutex_unlock(&store->engine.limits_mutex);
@@ -95,6 +99,8 @@ static void tell_sanitizer_unlocked(pthread_mutex_t *mutex)
  * mutex in region.self is unlocked: the page is zero here. */
 static void after_fork_in_child(void)
 {
+    if (table != NULL)
+        qli_ledger_after_fork();
     for (struct qli_store *store = table; store != NULL; store = store->next) {
         if (why_lost(store) != QL_OK)
             forget_reused(store);
@@ -183,35 +189,46 @@ enum ql_status qli_store_self(struct qli_store *store, int64_t wait_ms, uint64_t
 /* ---- the tick ------------------------------------------------------------ */
 
 /* Our own mutex is held: losing the region takes the descriptors away. */
-static enum ql_status find_loss(struct qli_region *region)
+static enum ql_status find_loss(const struct qli_store *store)
 {
-    return qli_holder_token_held(region) ? qli_region_look(region) : QL_E_DETACHED;
+    struct qli_region *region = (struct qli_region *)&store->engine.region;
+    if (!qli_holder_token_held(region) ||
+        __atomic_load_n(&store->flusher.ledger.lost, __ATOMIC_RELAXED))
+        return QL_E_DETACHED;
+    return qli_region_look(region);
+}
+
+/* What a region that was removed still has is mapped here, and while we have our
+ * byte nobody makes another. Other threads may end a call that began before they
+ * could know: what that charged the second flush finds. */
+static void save_removed_region(struct qli_store *store, uint64_t self)
+{
+    if (!qli_engine_has_ledger(&store->engine))
+        return;
+    qli_flusher_flush(&store->flusher, self, LAST_FLUSH_WAIT_MS, NULL);
+    qli_flusher_flush(&store->flusher, self, LAST_FLUSH_WAIT_MS, NULL);
 }
 
 /* What is lost stays so, for the reason that was seen first. Lets go of the byte
  * of a region that is gone, so that a new open can make a new one. */
-static enum ql_status look_for_loss(struct qli_store *store)
+static enum ql_status look_for_loss(struct qli_store *store, uint64_t self)
 {
     struct qli_region *region = &store->engine.region;
     pthread_mutex_lock(&region->self->mutex);
     enum ql_status lost = why_lost(store);
-    if (lost == QL_OK) {
-        lost = find_loss(region);
+    bool noticed = lost == QL_OK;
+    if (noticed) {
+        lost = find_loss(store);
         __atomic_store_n(&store->lost, (int)lost, __ATOMIC_RELAXED);
-        if (lost == QL_E_GONE)
-            qli_holder_detach(region);
     }
     pthread_mutex_unlock(&region->self->mutex);
+    if (!noticed || lost != QL_E_GONE)
+        return lost;
+    save_removed_region(store, self);
+    pthread_mutex_lock(&region->self->mutex);
+    qli_holder_detach(region);
+    pthread_mutex_unlock(&region->self->mutex);
     return lost;
-}
-
-/* What a region that was removed still has is not lost: it is mapped here, and
- * while we have our byte nobody makes another. */
-static void save_removed_region(struct qli_store *store, uint64_t self)
-{
-    if (qli_engine_has_ledger(&store->engine) &&
-        qli_region_look(&store->engine.region) == QL_E_GONE)
-        qli_flusher_flush(&store->flusher, self, 0, NULL);
 }
 
 enum ql_status qli_store_tick(struct qli_store *store, uint64_t self, int64_t calendar_ns)
@@ -222,8 +239,7 @@ enum ql_status qli_store_tick(struct qli_store *store, uint64_t self, int64_t ca
     if (!__atomic_compare_exchange_n(&store->last_tick_ns, &last_ns, calendar_ns, false,
                                      __ATOMIC_RELAXED, __ATOMIC_RELAXED))
         return QL_OK;
-    save_removed_region(store, self);
-    enum ql_status lost = look_for_loss(store);
+    enum ql_status lost = look_for_loss(store, self);
     if (lost != QL_OK)
         return lost;
     if (!qli_ticker_runs(store) && qli_engine_has_ledger(&store->engine))
@@ -264,6 +280,7 @@ static void free_store(struct qli_store *store)
 struct opening {
     struct qli_store *store;
     const struct ql_options *options;
+    int64_t now_ns; /* by the store's clock */
     bool restores;
     struct qli_restore restore;
 };
@@ -350,11 +367,11 @@ static enum ql_status attach_memory(struct qli_store *store, const struct ql_opt
 }
 
 static enum ql_status attach(struct qli_store *store, const char *path,
-                             const struct ql_options *options, struct qli_store **existing,
-                             struct ql_error *error)
+                             const struct ql_options *options, int64_t now_ns,
+                             struct qli_store **existing, struct ql_error *error)
 {
     struct qli_region_plan plan;
-    struct opening opening = {.store = store, .options = options};
+    struct opening opening = {.store = store, .options = options, .now_ns = now_ns};
     const struct qli_attach_hooks hooks = {
         .stamp = qli_engine_stamp(),
         .plan = plan_region,
@@ -375,20 +392,24 @@ static enum ql_status attach(struct qli_store *store, const char *path,
     return status;
 }
 
-/* What the options say about the ledger, which is the store's. */
-static enum ql_status settle_ledger(struct qli_store *store, const struct ql_options *options,
-                                    struct ql_error *error)
+static enum ql_status check_durability(const struct qli_store *store,
+                                       const struct ql_options *options, struct ql_error *error)
+{
+    bool has_ledger = qli_engine_has_ledger(&store->engine);
+    if (options->durability == QL_DURABILITY_STORE ||
+        (options->durability != QL_DURABILITY_NONE) == has_ledger)
+        return QL_OK;
+    return qli_error(error, QL_E_STORE, 0,
+                     has_ledger ? "the store has a ledger: open it with its durability, or with "
+                                  "sync or async"
+                                : "the store was opened without a ledger: stop its processes and "
+                                  "remove its file 'region', which forgets what was counted, or "
+                                  "open it with QL_DURABILITY_NONE");
+}
+
+void qli_store_settle(struct qli_store *store, const struct ql_options *options)
 {
     struct qli_ledger_page *page = store->engine.ledger;
-    bool has_ledger = qli_engine_has_ledger(&store->engine);
-    if (options->durability != QL_DURABILITY_STORE &&
-        (options->durability != QL_DURABILITY_NONE) != has_ledger)
-        return qli_error(error, QL_E_STORE, 0,
-                         has_ledger ? "the store has a ledger: open it with its durability, or "
-                                      "with sync or async"
-                                    : "the store was opened without a ledger: stop its processes "
-                                      "and remove its file 'region', which forgets what was "
-                                      "counted, or open it with QL_DURABILITY_NONE");
     if (options->durability != QL_DURABILITY_STORE)
         __atomic_store_n(&page->durability, (uint64_t)options->durability, __ATOMIC_RELAXED);
     if (options->history_days != 0)
@@ -398,12 +419,11 @@ static enum ql_status settle_ledger(struct qli_store *store, const struct ql_opt
     __atomic_store_n(&store->flush_interval_ns, options->flush_interval_ms * QLI_NS_PER_MS,
                      __ATOMIC_RELAXED);
     pthread_mutex_lock(&store->engine.region.self->mutex);
-    if (has_ledger && !options->no_thread)
+    if (qli_engine_has_ledger(&store->engine) && !options->no_thread)
         store->ticker.wanted = true;
     if (qli_holder_self(&store->engine.region) != 0)
         qli_ticker_start(store);
     pthread_mutex_unlock(&store->engine.region.self->mutex);
-    return QL_OK;
 }
 
 /* ---- opening and closing ------------------------------------------------- */
@@ -425,14 +445,14 @@ static void detach(struct qli_store *store)
     if (self == 0)
         return;
     if (qli_engine_has_ledger(&store->engine))
-        qli_flusher_flush(&store->flusher, self, LAST_FLUSH_WAIT_MS, NULL);
+        qli_flusher_settle_down(&store->flusher, self, LAST_FLUSH_WAIT_MS);
     struct qli_call call = bare_call(&store->engine, self, DETACH_WAIT_MS);
     if (qli_operation_reap(&call, qli_word_slot(self), qli_word_generation(self), NULL) == QL_OK)
         qli_holder_detach(region);
 }
 
 static enum ql_status open_locked(const char *path, const struct ql_options *options,
-                                  struct qli_store **store, struct ql_error *error)
+                                  int64_t now_ns, struct qli_store **store, struct ql_error *error)
 {
     struct qli_store *fresh = calloc(1, sizeof *fresh);
     if (fresh == NULL)
@@ -443,11 +463,11 @@ static enum ql_status open_locked(const char *path, const struct ql_options *opt
     fresh->injected_clock = options->clock != NULL;
     fresh->handles = 1;
     struct qli_store *existing = NULL;
-    enum ql_status status = attach(fresh, path, options, &existing, error);
+    enum ql_status status = attach(fresh, path, options, now_ns, &existing, error);
     if (status == QL_OK && existing != NULL)
         status = share(existing, fresh->injected_clock, error);
     if (status == QL_OK) {
-        status = settle_ledger(existing != NULL ? existing : fresh, options, error);
+        status = check_durability(existing != NULL ? existing : fresh, options, error);
         if (status != QL_OK && existing == NULL)
             detach(fresh);
     }
@@ -467,9 +487,11 @@ static enum ql_status open_locked(const char *path, const struct ql_options *opt
 enum ql_status qli_store_open(const char *path, const struct ql_options *options,
                               struct qli_store **store, struct ql_error *error)
 {
+    int64_t now_ns =
+        options->clock != NULL ? options->clock(options->context) : qli_clock_calendar_ns();
     pthread_once(&fork_once, watch_forks);
     pthread_mutex_lock(&table_mutex);
-    enum ql_status status = open_locked(path, options, store, error);
+    enum ql_status status = open_locked(path, options, now_ns, store, error);
     pthread_mutex_unlock(&table_mutex);
     return status;
 }

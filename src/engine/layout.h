@@ -160,8 +160,9 @@ struct qli_ledger_page {
     uint64_t sequence;       /* of its last transaction that is known to be committed */
     uint64_t next_sequence;  /* of the one that may be */
     uint64_t inode;          /* of its file */
+    uint64_t wal_inode;      /* of that one's write-ahead log */
     uint64_t limits_written; /* the sequence of the limits that it has */
-    uint64_t padding[2];
+    uint64_t settings;       /* durability | history_days << 8, as it has them */
 };
 
 _Static_assert(2 * QL_METERS_MAX <= 16, "the dirty bits of all windows stand in meta");

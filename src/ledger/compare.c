@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "engine/limits.h"
+#include "ledger/flush.h"
 #include "rules/window.h"
 
 #define BATCH 16
@@ -85,29 +86,31 @@ static enum ql_status compare_shard(struct qli_flusher *flusher, const struct ql
 static enum ql_status check_file(struct qli_flusher *flusher, const struct qli_call *call,
                                  struct ql_error *error)
 {
-    enum ql_status status = qli_flusher_lend(flusher, call->wait_ms, error);
+    struct qli_ledger reader;
+    enum ql_status status =
+        qli_flusher_open_reader(flusher, call->self, call->wait_ms, &reader, error);
     if (status != QL_OK)
         return status;
-    status = qli_ledger_check(&flusher->ledger);
+    status = qli_ledger_check(&reader);
     if (status != QL_OK)
-        qli_error(error, status, 0, "%s", flusher->ledger.error.text);
-    qli_flusher_return(flusher);
+        qli_error(error, status, 0, "%s", reader.error.text);
+    qli_flusher_close_reader(flusher, &reader);
     return status;
 }
 
 enum ql_status qli_compare(struct qli_flusher *flusher, const struct qli_call *call,
                            struct ql_error *error)
 {
-    enum ql_status status = qli_flusher_flush(flusher, call->self, call->wait_ms, error);
-    if (status == QL_OK)
-        status = check_file(flusher, call, error);
+    enum ql_status status = check_file(flusher, call, error);
     uint64_t shards = flusher->engine->geometry.shard_count;
     for (uint64_t shard = 0; status == QL_OK && shard < shards; shard++) {
         if (!qli_flusher_enter(flusher, call->wait_ms))
             return qli_error(error, QL_E_BUSY, 0, "another process is writing the ledger");
-        status = qli_ledger_connect(&flusher->ledger, flusher->ledger.inode);
+        status = qli_flush_connect(flusher);
         if (status == QL_OK)
             status = compare_shard(flusher, call, shard, error);
+        else if (status == QLI_MUST_FLUSH)
+            status = qli_error(error, QL_E_BUSY, 0, "the ledger was replaced meanwhile: try again");
         else
             qli_error(error, status, 0, "%s", flusher->ledger.error.text);
         qli_flusher_leave(flusher);

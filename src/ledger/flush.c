@@ -14,6 +14,7 @@
 #include <linux/futex.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -79,10 +80,23 @@ static void know_ledger(struct qli_flusher *flusher, const struct qli_ledger_met
     memcpy(uuid, meta->ledger, sizeof uuid);
     qli_page_store(&page->next_sequence, (uint64_t)meta->sequence);
     qli_page_store(&page->sequence, (uint64_t)meta->sequence);
-    qli_page_store(&page->inode, flusher->ledger.inode);
     qli_page_store(&page->uuid[0], uuid[0]);
     qli_page_store(&page->uuid[1], uuid[1]);
     qli_page_store(&page->limits_written, 0);
+}
+
+/* Whoever connects next knows by it which files were the ledger's. */
+static enum ql_status connect(struct qli_flusher *flusher)
+{
+    struct qli_ledger_page *page = flusher->engine->ledger;
+    const struct qli_ledger_files former = {qli_page_load(&page->inode),
+                                            qli_page_load(&page->wal_inode)};
+    enum ql_status status = qli_ledger_connect(&flusher->ledger, former);
+    if (status != QL_OK)
+        return status;
+    qli_page_store(&page->wal_inode, flusher->ledger.files.wal_inode);
+    qli_page_store(&page->inode, flusher->ledger.files.inode);
+    return QL_OK;
 }
 
 static bool has_our_epoch(const struct qli_flusher *flusher, const struct qli_ledger_meta *meta)
@@ -100,17 +114,25 @@ static bool is_known(const struct qli_flusher *flusher, const struct qli_ledger_
             (uint64_t)meta->sequence == qli_page_load(&page->next_sequence));
 }
 
-/* Makes another ledger the store's. A death before know_ledger: the next flusher
+/* Makes another ledger the store's. It gets a name of its own: an earlier copy of it
+ * that takes its place is another one. A death before know_ledger: the next flusher
  * does it again. */
 static enum ql_status adopt(struct qli_flusher *flusher, const struct qli_call *call)
 {
     struct qli_ledger *ledger = &flusher->ledger;
     struct qli_ledger_meta meta;
+    if (!qli_attach_is_current(&flusher->engine->region))
+        return QL_E_GONE;
     enum ql_status status = qli_dirty_mark_all(call);
     if (status == QL_OK)
         status = qli_ledger_begin(ledger, &meta);
     if (status != QL_OK)
         return status;
+    if (!qli_attach_is_current(&flusher->engine->region) ||
+        getrandom(meta.ledger, sizeof meta.ledger, 0) != (ssize_t)sizeof meta.ledger) {
+        qli_ledger_rollback(ledger);
+        return QL_E_GONE;
+    }
     memcpy(meta.epoch, flusher->engine->region.header->uuid, sizeof meta.epoch);
     meta.sequence++;
     status = qli_ledger_commit(ledger, &meta);
@@ -125,24 +147,27 @@ static enum ql_status begin(struct qli_flusher *flusher, const struct qli_call *
                             struct qli_ledger_meta *meta)
 {
     struct qli_ledger *ledger = &flusher->ledger;
-    enum ql_status status =
-        qli_ledger_connect(ledger, qli_page_load(&flusher->engine->ledger->inode));
+    enum ql_status status = connect(flusher);
     if (status == QL_OK)
         status = qli_ledger_begin(ledger, meta);
     if (status != QL_OK || is_known(flusher, meta))
         return status;
     qli_ledger_rollback(ledger);
-    if (!qli_attach_is_current(&flusher->engine->region))
-        return QL_E_GONE;
     return adopt(flusher, call);
+}
+
+static uint64_t settings_of(const struct qli_ledger_page *page)
+{
+    return qli_page_load(&page->durability) | qli_page_load(&page->history_days) << 8;
 }
 
 static enum ql_status put_settings(struct qli_flusher *flusher, const struct qli_limits *limits,
                                    struct qli_ledger_meta *meta)
 {
     const struct qli_ledger_page *page = flusher->engine->ledger;
-    meta->durability = (int64_t)qli_page_load(&page->durability);
-    meta->history_days = (int64_t)qli_page_load(&page->history_days);
+    uint64_t settings = settings_of(page);
+    meta->durability = (int64_t)(settings & 0xff);
+    meta->history_days = (int64_t)(settings >> 8);
     if (limits->sequence == qli_page_load(&page->limits_written))
         return QL_OK;
     return qli_ledger_put_limits(&flusher->ledger, limits->limits, limits->count);
@@ -180,6 +205,7 @@ static enum ql_status commit(struct qli_flusher *flusher, struct qli_ledger_meta
         return status;
     qli_page_store(&page->sequence, (uint64_t)meta->sequence);
     qli_page_store(&page->limits_written, limits_sequence);
+    qli_page_store(&page->settings, (uint64_t)meta->durability | (uint64_t)meta->history_days << 8);
     return QL_OK;
 }
 
@@ -261,7 +287,7 @@ static enum ql_status prune(struct qli_flusher *flusher, const struct qli_call *
         return QL_OK;
     enum ql_status status = begin(flusher, call, &meta);
     if (status == QL_OK)
-        status = qli_ledger_prune(&flusher->ledger, (int64_t)(day - keep), &removed);
+        status = qli_ledger_prune(&flusher->ledger, (int64_t)day, (int64_t)keep, &removed);
     if (status == QL_OK)
         status = commit(flusher, &meta, qli_page_load(&engine->ledger->limits_written));
     if (status == QL_OK && removed == 0)
@@ -289,6 +315,15 @@ static enum ql_status flush_once(struct qli_flusher *flusher, struct qli_call *c
     }
     wake_waiters(page);
     return status == QL_OK ? prune(flusher, call) : status;
+}
+
+enum ql_status qli_flush_connect(struct qli_flusher *flusher)
+{
+    struct qli_ledger_meta meta;
+    enum ql_status status = connect(flusher);
+    if (status == QL_OK)
+        status = qli_ledger_read_meta(&flusher->ledger, &meta);
+    return status == QL_OK && !is_known(flusher, &meta) ? QLI_MUST_FLUSH : status;
 }
 
 enum ql_status qli_flush(struct qli_flusher *flusher, uint64_t self)

@@ -25,8 +25,14 @@
 static bool take_byte(struct qli_flusher *flusher)
 {
     struct qli_region *region = &flusher->engine->region;
-    if (!qli_holder_is_lock_file(region, flusher->lock_fd))
-        flusher->lock_fd = qli_attach_reopen_lock(region, O_RDWR);
+    if (!qli_holder_is_lock_file(region, flusher->lock_fd)) {
+        int fd = qli_attach_reopen_lock(region, O_RDWR);
+        if (fd >= 0 && !qli_holder_is_lock_file(region, fd)) {
+            close(fd); /* of a host, which has got our descriptor's number */
+            fd = -1;
+        }
+        flusher->lock_fd = fd;
+    }
     return flusher->lock_fd >= 0 && qli_lockfile_take(flusher->lock_fd, QLI_BYTE_FLUSHER);
 }
 
@@ -69,6 +75,7 @@ bool qli_flusher_enter(struct qli_flusher *flusher, int64_t wait_ms)
 void qli_flusher_init(struct qli_flusher *flusher, struct qli_engine *engine)
 {
     *flusher = (struct qli_flusher){.engine = engine, .lock_fd = -1, .ledger.directory_fd = -1};
+    pthread_mutex_init(&flusher->reader_mutex, NULL);
     pthread_mutex_init(&flusher->mutex, NULL);
 }
 
@@ -79,24 +86,31 @@ void qli_flusher_end(struct qli_flusher *flusher)
         close(flusher->lock_fd);
     free(flusher->chunk);
     pthread_mutex_destroy(&flusher->mutex);
+    pthread_mutex_destroy(&flusher->reader_mutex);
 }
 
 static enum ql_status explain(const struct qli_flusher *flusher, enum ql_status status,
                               struct ql_error *error)
 {
-    if (status == QL_E_LEDGER || status == QL_E_VERSION)
+    if (status == QL_E_LEDGER || status == QL_E_VERSION || status == QL_E_DETACHED)
         return qli_error(error, status, flusher->ledger.error.system_errno, "%s",
                          flusher->ledger.error.text);
     return status == QL_OK ? QL_OK : qli_error(error, status, 0, "%s", ql_status_text(status));
+}
+
+static enum ql_status busy(struct ql_error *error, int64_t wait_ms)
+{
+    return qli_error(error, QL_E_BUSY, 0,
+                     "others have been in the ledger for %lld ms: it is in heavy use, or one of "
+                     "them is stopped",
+                     (long long)wait_ms);
 }
 
 enum ql_status qli_flusher_flush(struct qli_flusher *flusher, uint64_t self, int64_t wait_ms,
                                  struct ql_error *error)
 {
     if (!qli_flusher_enter(flusher, wait_ms))
-        return qli_error(error, QL_E_BUSY, 0,
-                         "another process has been writing the ledger for %lld ms: is it stopped?",
-                         (long long)wait_ms);
+        return busy(error, wait_ms);
     enum ql_status status = qli_flush(flusher, self);
     status = explain(flusher, status, error);
     qli_flusher_leave(flusher);
@@ -148,14 +162,22 @@ enum ql_status qli_flusher_await(struct qli_flusher *flusher, uint64_t self, uin
 
 /* ---- reading, and fork() ------------------------------------------------- */
 
-enum ql_status qli_flusher_lend(struct qli_flusher *flusher, int64_t wait_ms,
-                                struct ql_error *error)
+/* A flush that left out other shards, as somebody stays in their locks, will do. */
+enum ql_status qli_flusher_lend(struct qli_flusher *flusher, uint64_t self, uint64_t shard,
+                                int64_t wait_ms, struct ql_error *error)
 {
+    const uint64_t *flushed = &qli_engine_shard(flusher->engine, shard)->flushed;
+    uint64_t needed = qli_page_load(&flusher->engine->ledger->begun) + 1;
     if (!qli_flusher_enter(flusher, wait_ms))
-        return qli_error(error, QL_E_BUSY, 0, "another process is writing the ledger");
-    enum ql_status status =
-        qli_ledger_connect(&flusher->ledger, qli_page_load(&flusher->engine->ledger->inode));
-    status = explain(flusher, status, error);
+        return busy(error, wait_ms);
+    enum ql_status status = QL_OK;
+    if (qli_page_load(flushed) < needed)
+        status = qli_flush(flusher, self);
+    if (status == QL_E_BUSY && qli_page_load(flushed) >= needed)
+        status = QL_OK;
+    if (status == QL_OK)
+        status = qli_flush_connect(flusher);
+    status = explain(flusher, status == QLI_MUST_FLUSH ? QL_E_BUSY : status, error);
     if (status != QL_OK)
         qli_flusher_leave(flusher);
     else
@@ -168,6 +190,50 @@ void qli_flusher_return(struct qli_flusher *flusher)
     pthread_mutex_unlock(&flusher->mutex);
 }
 
+static enum ql_status connect_reader(struct qli_flusher *flusher, int64_t wait_ms,
+                                     struct qli_ledger *reader, struct ql_error *error)
+{
+    *reader = (struct qli_ledger){.directory_fd = -1};
+    if (!qli_flusher_enter(flusher, wait_ms))
+        return busy(error, wait_ms);
+    enum ql_status status = qli_ledger_init(reader, flusher->ledger.directory_fd, error);
+    if (status == QL_OK) {
+        status = qli_ledger_connect(reader, flusher->ledger.files);
+        if (status != QL_OK)
+            qli_error(error, status, reader->error.system_errno, "%s", reader->error.text);
+    }
+    qli_flusher_leave(flusher);
+    return status;
+}
+
+enum ql_status qli_flusher_open_reader(struct qli_flusher *flusher, uint64_t self, int64_t wait_ms,
+                                       struct qli_ledger *reader, struct ql_error *error)
+{
+    enum ql_status status = qli_flusher_flush(flusher, self, wait_ms, error);
+    if (status != QL_OK)
+        return status;
+    pthread_mutex_lock(&flusher->reader_mutex);
+    status = connect_reader(flusher, wait_ms, reader, error);
+    if (status != QL_OK)
+        qli_flusher_close_reader(flusher, reader);
+    return status;
+}
+
+void qli_flusher_close_reader(struct qli_flusher *flusher, struct qli_ledger *reader)
+{
+    qli_ledger_end(reader);
+    pthread_mutex_unlock(&flusher->reader_mutex);
+}
+
+void qli_flusher_settle_down(struct qli_flusher *flusher, uint64_t self, int64_t wait_ms)
+{
+    if (!qli_flusher_enter(flusher, wait_ms))
+        return;
+    qli_flush(flusher, self);
+    qli_ledger_empty_log(&flusher->ledger);
+    qli_flusher_leave(flusher);
+}
+
 int64_t qli_flusher_lag_ms(const struct qli_flusher *flusher)
 {
     int64_t done_ns = (int64_t)qli_page_load(&flusher->engine->ledger->done_boot_ns);
@@ -176,6 +242,7 @@ int64_t qli_flusher_lag_ms(const struct qli_flusher *flusher)
 
 void qli_flusher_before_fork(struct qli_flusher *flusher)
 {
+    pthread_mutex_lock(&flusher->reader_mutex);
     pthread_mutex_lock(&flusher->mutex);
     qli_ledger_disconnect(&flusher->ledger);
 }
@@ -188,4 +255,5 @@ void qli_flusher_after_fork(struct qli_flusher *flusher, bool child)
         flusher->lock_fd = -1;
     }
     pthread_mutex_unlock(&flusher->mutex);
+    pthread_mutex_unlock(&flusher->reader_mutex);
 }

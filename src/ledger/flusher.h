@@ -28,7 +28,8 @@
 
 struct qli_flusher {
     struct qli_engine *engine;
-    pthread_mutex_t mutex; /* the ledger's connection and what follows; fork() takes it */
+    pthread_mutex_t reader_mutex; /* the connection of a long reading; fork() takes it first */
+    pthread_mutex_t mutex;        /* the ledger's connection and what follows; fork() takes it */
     struct qli_ledger ledger;
     int lock_fd; /* the lock file; owns the FLUSHER byte during a flush, and nothing else */
     struct qli_dirty_subject *chunk; /* what is copied and not written yet */
@@ -65,16 +66,28 @@ enum ql_status qli_flusher_reopen(struct qli_flusher *flusher, const struct qli_
 bool qli_flusher_enter(struct qli_flusher *flusher, int64_t wait_ms);
 void qli_flusher_leave(struct qli_flusher *flusher);
 
-/* Takes the connection for reading, and gives it back. QL_E_BUSY after wait_ms;
- * only after QL_OK is there something to be given back. */
-enum ql_status qli_flusher_lend(struct qli_flusher *flusher, int64_t wait_ms,
-                                struct ql_error *error);
+/* Takes the connection for reading, with all that was charged in the shard before,
+ * and gives it back. QL_E_BUSY after wait_ms, and what qli_flusher_flush answers; only
+ * after QL_OK is there something to be given back. */
+enum ql_status qli_flusher_lend(struct qli_flusher *flusher, uint64_t self, uint64_t shard,
+                                int64_t wait_ms, struct ql_error *error);
 void qli_flusher_return(struct qli_flusher *flusher);
+
+/* Another connection, for what takes long, with all that was charged before: it is in
+ * nobody's way but that of fork() and of the next one. Only after QL_OK is there
+ * something to be closed. */
+enum ql_status qli_flusher_open_reader(struct qli_flusher *flusher, uint64_t self, int64_t wait_ms,
+                                       struct qli_ledger *reader, struct ql_error *error);
+void qli_flusher_close_reader(struct qli_flusher *flusher, struct qli_ledger *reader);
+
+/* The last flush of a process that closes the store: the file then needs no log, if
+ * nobody else is at work. */
+void qli_flusher_settle_down(struct qli_flusher *flusher, uint64_t self, int64_t wait_ms);
 
 /* Milliseconds since the last completed flush began. */
 int64_t qli_flusher_lag_ms(const struct qli_flusher *flusher);
 
-/* Around fork(): before it, the flusher is idle and its connection closed, since
+/* Around fork(): before it, the flusher is idle and its connections closed, since
  * none of SQLite's may be used in a child; after it, in the parent or the child,
  * it may be used again. */
 void qli_flusher_before_fork(struct qli_flusher *flusher);

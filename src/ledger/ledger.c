@@ -5,9 +5,11 @@
  */
 #include "ledger/ledger.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -19,6 +21,8 @@
 #include "rules/window.h"
 
 #define FILE_NAME "ledger.db"
+#define LOG_NAME FILE_NAME "-wal"
+#define INDEX_NAME FILE_NAME "-shm"
 #define BUSY_WAIT_MS 1000 /* for a reader that is in SQLite's way; writers are kept apart by us */
 #define INLINE_KEY_BYTES "96"
 
@@ -27,7 +31,8 @@ static const char *const texts[QLI_LEDGER_STATEMENTS] = {
     [QLI_LEDGER_COMMIT] = "COMMIT",
     [QLI_LEDGER_READ_META] = "SELECT ledger, epoch, sequence, durability, history_days FROM meta",
     [QLI_LEDGER_WRITE_META] =
-        "UPDATE meta SET epoch = ?1, sequence = ?2, durability = ?3, history_days = ?4",
+        "UPDATE meta SET epoch = ?1, sequence = ?2, durability = ?3, history_days = ?4, "
+        "ledger = ?5",
     [QLI_LEDGER_PUT] = "INSERT INTO totals VALUES ('day', ?1, ?2, ?3, ?4) "
                        "ON CONFLICT DO UPDATE SET amount = excluded.amount "
                        "WHERE excluded.amount > amount",
@@ -35,10 +40,11 @@ static const char *const texts[QLI_LEDGER_STATEMENTS] = {
                                 "WHERE window = 'day' AND start = ?1 AND subject = ?2",
     [QLI_LEDGER_READ_DAY] = "SELECT start, subject, meter, amount FROM totals "
                             "WHERE window = 'day' AND start = ?1",
+    [QLI_LEDGER_NEXT_DAY] = "SELECT min(start) FROM totals WHERE window = 'day' AND start >= ?1",
     [QLI_LEDGER_PRUNE] =
         "DELETE FROM totals WHERE (window, start, subject, meter) IN "
-        "(SELECT window, start, subject, meter FROM totals WHERE window = 'day' AND start < ?1 "
-        "LIMIT 5000)",
+        "(SELECT window, start, subject, meter FROM totals WHERE window = 'day' AND start < "
+        "(SELECT max(start) FROM totals WHERE window = 'day' AND start < ?1) - ?2 LIMIT 5000)",
 };
 
 /* ---- failures ------------------------------------------------------------ */
@@ -109,45 +115,127 @@ void qli_ledger_end(struct qli_ledger *ledger)
     ledger->directory_fd = -1;
 }
 
-/* SQLite would give the file the mode that its user's umask makes of 0644. An
- * existing file is not touched: closing it would drop SQLite's own locks. */
-static enum ql_status make_file(struct qli_ledger *ledger)
-{
-    struct stat directory;
-    int fd = qli_system_open(ledger->directory_fd, FILE_NAME, O_CREAT | O_EXCL | O_RDWR, 0600);
-    if (fd < 0)
-        return errno == EEXIST ? QL_OK : refuse_file(ledger, "make");
-    enum ql_status status = QL_OK;
-    if (fstat(ledger->directory_fd, &directory) != 0)
-        status = refuse_file(ledger, "make");
-    bool root = geteuid() == 0;
-    bool shared = root || (directory.st_mode & 0060) != 0;
-    if (status == QL_OK && fchown(fd, root ? directory.st_uid : (uid_t)-1, directory.st_gid) != 0 &&
-        shared)
-        status = refuse_file(ledger, "share");
-    if (status == QL_OK && fchmod(fd, directory.st_mode & 0666) != 0)
-        status = refuse_file(ledger, "share");
-    if (status == QL_OK && qli_system_sync(ledger->directory_fd) != 0)
-        status = refuse_file(ledger, "make");
-    close(fd);
-    return status;
-}
-
-/* The inode of the file of our name, or 0. */
-static uint64_t find_inode(const struct qli_ledger *ledger)
+/* The inode of a file of the ledger, or 0. */
+static uint64_t find_inode(const struct qli_ledger *ledger, const char *name)
 {
     struct stat info;
-    return fstatat(ledger->directory_fd, FILE_NAME, &info, 0) == 0 ? info.st_ino : 0;
+    return fstatat(ledger->directory_fd, name, &info, AT_SYMLINK_NOFOLLOW) == 0 ? info.st_ino : 0;
 }
 
-/* The log of a file that is no longer there would be taken for the new one's. */
-static void remove_former_log(const struct qli_ledger *ledger, uint64_t former)
+static struct qli_ledger_files find_files(const struct qli_ledger *ledger)
 {
-    uint64_t inode = find_inode(ledger);
-    if (former == 0 || inode == former)
+    return (struct qli_ledger_files){find_inode(ledger, FILE_NAME), find_inode(ledger, LOG_NAME)};
+}
+
+/* Whoever may use the store's directory may use its files. By name: a descriptor of
+ * an existing file must not be closed here, as that would drop SQLite's locks. */
+static bool follow_directory(const struct qli_ledger *ledger, const char *name)
+{
+    struct stat directory;
+    struct stat made;
+    if (fstat(ledger->directory_fd, &directory) != 0 ||
+        fstatat(ledger->directory_fd, name, &made, AT_SYMLINK_NOFOLLOW) != 0)
+        return false;
+    mode_t mode = directory.st_mode & 0666;
+    bool root = geteuid() == 0;
+    uid_t owner = root ? directory.st_uid : made.st_uid;
+    if (made.st_uid != geteuid() ||
+        (made.st_uid == owner && made.st_gid == directory.st_gid && (made.st_mode & 0777) == mode))
+        return true;
+    bool shared = root || (directory.st_mode & 0060) != 0;
+    if (fchownat(ledger->directory_fd, name, owner, directory.st_gid, AT_SYMLINK_NOFOLLOW) != 0 &&
+        shared)
+        return false;
+    return fchmodat(ledger->directory_fd, name, mode, 0) == 0;
+}
+
+/* SQLite would give a file the group of its maker and the mode that the umask makes
+ * of 0644. An empty log or index is as good to it as none. */
+static bool make_file(const struct qli_ledger *ledger, const char *name)
+{
+    int fd = qli_system_open(ledger->directory_fd, name, O_CREAT | O_EXCL | O_RDWR, 0600);
+    if (fd < 0 && errno != EEXIST)
+        return false;
+    if (fd >= 0)
+        close(fd);
+    return follow_directory(ledger, name);
+}
+
+static enum ql_status make_files(struct qli_ledger *ledger)
+{
+    bool fresh = find_inode(ledger, FILE_NAME) == 0;
+    if (!make_file(ledger, FILE_NAME) || !make_file(ledger, LOG_NAME) ||
+        !make_file(ledger, INDEX_NAME))
+        return refuse_file(ledger, "make");
+    return fresh && qli_system_sync(ledger->directory_fd) != 0 ? refuse_file(ledger, "make")
+                                                               : QL_OK;
+}
+
+static void remove_former_log(const struct qli_ledger *ledger, struct qli_ledger_files former)
+{
+    struct qli_ledger_files now = find_files(ledger);
+    if (former.inode == 0 || now.inode == former.inode || now.wal_inode == 0 ||
+        now.wal_inode != former.wal_inode)
         return;
-    unlinkat(ledger->directory_fd, FILE_NAME "-wal", 0);
-    unlinkat(ledger->directory_fd, FILE_NAME "-shm", 0);
+    unlinkat(ledger->directory_fd, LOG_NAME, 0);
+    unlinkat(ledger->directory_fd, INDEX_NAME, 0);
+}
+
+/* ---- descriptors ---------------------------------------------------------- */
+
+static bool is_file(const struct stat *info, const struct qli_ledger *ledger, const char *name)
+{
+    struct stat file;
+    return fstatat(ledger->directory_fd, name, &file, AT_SYMLINK_NOFOLLOW) == 0 &&
+           file.st_dev == info->st_dev && file.st_ino == info->st_ino;
+}
+
+static void note_descriptor(struct qli_ledger *ledger, int fd)
+{
+    struct stat info;
+    if (ledger->descriptor_count == QLI_LEDGER_DESCRIPTORS || fstat(fd, &info) != 0 ||
+        !(is_file(&info, ledger, FILE_NAME) || is_file(&info, ledger, LOG_NAME) ||
+          is_file(&info, ledger, INDEX_NAME)))
+        return;
+    ledger->descriptors[ledger->descriptor_count++] =
+        (struct qli_ledger_descriptor){fd, info.st_dev, info.st_ino};
+}
+
+/* SQLite does not tell which descriptors it has. */
+static void note_descriptors(struct qli_ledger *ledger)
+{
+    ledger->descriptor_count = 0;
+    DIR *listing = opendir("/proc/self/fd");
+    struct dirent *entry;
+    while (listing != NULL && (entry = readdir(listing)) != NULL) {
+        if (entry->d_name[0] != '.')
+            note_descriptor(ledger, atoi(entry->d_name));
+    }
+    if (listing != NULL)
+        closedir(listing);
+}
+
+/* A host that closes what it did not open may have got the numbers for files of its
+ * own, which SQLite would write to, and close. */
+static bool descriptors_are_ours(const struct qli_ledger *ledger)
+{
+    for (size_t i = 0; i < ledger->descriptor_count; i++) {
+        const struct qli_ledger_descriptor *descriptor = &ledger->descriptors[i];
+        struct stat info;
+        if (fstat(descriptor->fd, &info) != 0 || info.st_dev != descriptor->device ||
+            info.st_ino != descriptor->inode)
+            return false;
+    }
+    return true;
+}
+
+/* The connection is left as it is: any call to SQLite might touch a descriptor. */
+static enum ql_status lose_connection(struct qli_ledger *ledger)
+{
+    __atomic_store_n(&ledger->lost, true, __ATOMIC_RELAXED);
+    memset(ledger->statements, 0, sizeof ledger->statements);
+    ledger->db = NULL;
+    return qli_error(&ledger->error, QL_E_DETACHED, 0, "%s", ql_status_text(QL_E_DETACHED));
 }
 
 /* ---- the connection ------------------------------------------------------ */
@@ -169,6 +257,9 @@ static enum ql_status open_connection(struct qli_ledger *ledger)
     char path[64];
     snprintf(path, sizeof path, "/proc/self/fd/%d/" FILE_NAME, ledger->directory_fd);
     int rc = sqlite3_open_v2(path, &ledger->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL);
+    if (rc == SQLITE_OK && sqlite3_threadsafe() == 0)
+        return qli_error(&ledger->error, QL_E_LEDGER, 0,
+                         "this machine's SQLite was built without threads: install another");
     if (rc == SQLITE_OK)
         rc = set_up(ledger->db);
     if (rc != SQLITE_OK)
@@ -183,12 +274,15 @@ static enum ql_status open_connection(struct qli_ledger *ledger)
         if (rc != SQLITE_OK)
             return fail(ledger, rc);
     }
-    ledger->inode = find_inode(ledger);
+    ledger->files = find_files(ledger);
+    note_descriptors(ledger);
     return QL_OK;
 }
 
 void qli_ledger_disconnect(struct qli_ledger *ledger)
 {
+    if (ledger->db != NULL && !descriptors_are_ours(ledger))
+        lose_connection(ledger);
     for (int i = 0; i < QLI_LEDGER_STATEMENTS; i++) {
         sqlite3_finalize(ledger->statements[i]);
         ledger->statements[i] = NULL;
@@ -204,24 +298,55 @@ static bool has_moved(const struct qli_ledger *ledger)
            moved != 0;
 }
 
-enum ql_status qli_ledger_connect(struct qli_ledger *ledger, uint64_t former)
+enum ql_status qli_ledger_connect(struct qli_ledger *ledger, struct qli_ledger_files former)
 {
-    if (ledger->db != NULL && has_moved(ledger)) {
-        former = ledger->inode;
+    if (ledger->directory_fd < 0 && !ledger->lost)
+        return qli_error(&ledger->error, QL_E_LEDGER, 0, "the store has no ledger");
+    if (ledger->lost || (ledger->db != NULL && !descriptors_are_ours(ledger)))
+        return lose_connection(ledger);
+    if (ledger->db != NULL && has_moved(ledger))
         qli_ledger_disconnect(ledger);
-    }
     if (ledger->db != NULL)
         return QL_OK;
     if (!directory_is_ours(ledger))
-        return qli_error(&ledger->error, QL_E_LEDGER, 0,
-                         "the store's directory is not open any more");
+        return lose_connection(ledger);
     remove_former_log(ledger, former);
-    enum ql_status status = make_file(ledger);
+    enum ql_status status = make_files(ledger);
     if (status == QL_OK)
         status = open_connection(ledger);
     if (status != QL_OK)
         qli_ledger_disconnect(ledger);
     return status;
+}
+
+/* Nobody is waited for: with a reader in the way the log stays as it is. */
+void qli_ledger_empty_log(struct qli_ledger *ledger)
+{
+    if (ledger->db == NULL || !descriptors_are_ours(ledger))
+        return;
+    sqlite3_busy_timeout(ledger->db, 0);
+    sqlite3_wal_checkpoint_v2(ledger->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
+    sqlite3_busy_timeout(ledger->db, BUSY_WAIT_MS);
+}
+
+/* In the order in which SQLite takes one under another: the heap's is the last. */
+static const int sqlite_mutexes[] = {
+    SQLITE_MUTEX_STATIC_MAIN, SQLITE_MUTEX_STATIC_VFS1, SQLITE_MUTEX_STATIC_VFS2,
+    SQLITE_MUTEX_STATIC_VFS3, SQLITE_MUTEX_STATIC_LRU,  SQLITE_MUTEX_STATIC_PMEM,
+    SQLITE_MUTEX_STATIC_PRNG, SQLITE_MUTEX_STATIC_MEM,
+};
+#define SQLITE_MUTEXES (sizeof sqlite_mutexes / sizeof sqlite_mutexes[0])
+
+void qli_ledger_before_fork(void)
+{
+    for (size_t i = 0; i < SQLITE_MUTEXES; i++)
+        sqlite3_mutex_enter(sqlite3_mutex_alloc(sqlite_mutexes[i]));
+}
+
+void qli_ledger_after_fork(void)
+{
+    for (size_t i = SQLITE_MUTEXES; i > 0; i--)
+        sqlite3_mutex_leave(sqlite3_mutex_alloc(sqlite_mutexes[i - 1]));
 }
 
 /* ---- statements ---------------------------------------------------------- */
@@ -278,6 +403,12 @@ static int read_meta(sqlite3_stmt *statement, struct qli_ledger_meta *meta)
     return rc;
 }
 
+enum ql_status qli_ledger_read_meta(struct qli_ledger *ledger, struct qli_ledger_meta *meta)
+{
+    int rc = read_meta(ledger->statements[QLI_LEDGER_READ_META], meta);
+    return rc == SQLITE_OK ? QL_OK : fail(ledger, rc);
+}
+
 enum ql_status qli_ledger_begin(struct qli_ledger *ledger, struct qli_ledger_meta *meta)
 {
     int rc = run(ledger->statements[QLI_LEDGER_BEGIN]);
@@ -330,10 +461,13 @@ enum ql_status qli_ledger_put_limits(struct qli_ledger *ledger, const struct ql_
     return rc == SQLITE_OK ? QL_OK : give_up(ledger, rc);
 }
 
-enum ql_status qli_ledger_prune(struct qli_ledger *ledger, int64_t day, int *removed)
+enum ql_status qli_ledger_prune(struct qli_ledger *ledger, int64_t today, int64_t keep,
+                                int *removed)
 {
     sqlite3_stmt *statement = ledger->statements[QLI_LEDGER_PRUNE];
-    int rc = sqlite3_bind_int64(statement, 1, day * QLI_SECONDS_PER_DAY);
+    int rc = sqlite3_bind_int64(statement, 1, today * QLI_SECONDS_PER_DAY);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_bind_int64(statement, 2, keep * QLI_SECONDS_PER_DAY);
     if (rc == SQLITE_OK)
         rc = run(statement);
     *removed = sqlite3_changes(ledger->db);
@@ -350,6 +484,8 @@ enum ql_status qli_ledger_commit(struct qli_ledger *ledger, const struct qli_led
         rc = sqlite3_bind_int64(statement, 3, meta->durability);
     if (rc == SQLITE_OK)
         rc = sqlite3_bind_int64(statement, 4, meta->history_days);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_bind_blob(statement, 5, meta->ledger, QLI_UUID_SIZE, SQLITE_STATIC);
     if (rc == SQLITE_OK)
         rc = run(statement);
     if (rc == SQLITE_OK)
@@ -417,18 +553,26 @@ static int read_one(struct qli_ledger *ledger, const char *sql, int64_t paramete
     return rc == SQLITE_OK ? sqlite3_step(*statement) : rc;
 }
 
-enum ql_status qli_ledger_days(struct qli_ledger *ledger, int64_t *first, int64_t *last, bool *none)
+enum ql_status qli_ledger_next_day(struct qli_ledger *ledger, int64_t *day, bool *none)
 {
-    sqlite3_stmt *statement = NULL;
-    int rc = read_one(ledger,
-                      "SELECT (SELECT min(start) FROM totals WHERE window = 'day'), "
-                      "(SELECT max(start) FROM totals WHERE window = 'day')",
-                      0, &statement);
+    sqlite3_stmt *statement = ledger->statements[QLI_LEDGER_NEXT_DAY];
+    int rc = sqlite3_bind_int64(statement, 1, *day * QLI_SECONDS_PER_DAY);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_step(statement);
     if (rc == SQLITE_ROW) {
         *none = sqlite3_column_type(statement, 0) == SQLITE_NULL;
-        *first = sqlite3_column_int64(statement, 0) / QLI_SECONDS_PER_DAY;
-        *last = sqlite3_column_int64(statement, 1) / QLI_SECONDS_PER_DAY;
+        *day = sqlite3_column_int64(statement, 0) / QLI_SECONDS_PER_DAY;
     }
+    sqlite3_reset(statement);
+    return rc == SQLITE_ROW ? QL_OK : fail(ledger, rc);
+}
+
+enum ql_status qli_ledger_last_day(struct qli_ledger *ledger, int64_t *day)
+{
+    sqlite3_stmt *statement = NULL;
+    int rc = read_one(ledger, "SELECT max(start) FROM totals WHERE window = 'day'", 0, &statement);
+    if (rc == SQLITE_ROW)
+        *day = sqlite3_column_int64(statement, 0) / QLI_SECONDS_PER_DAY;
     sqlite3_finalize(statement);
     return rc == SQLITE_ROW ? QL_OK : fail(ledger, rc);
 }
@@ -445,6 +589,32 @@ enum ql_status qli_ledger_count_slots(struct qli_ledger *ledger, int64_t day, ui
         *slots = (uint64_t)sqlite3_column_int64(statement, 0);
     sqlite3_finalize(statement);
     return rc == SQLITE_ROW ? QL_OK : fail(ledger, rc);
+}
+
+void qli_ledger_add_meter(struct qli_ledger_meters *meters, const char *name)
+{
+    size_t m = 0;
+    while (m < meters->count && strcmp(meters->names[m], name) != 0)
+        m++;
+    if (m == meters->count && m < QL_METERS_MAX)
+        snprintf(meters->names[meters->count++], QL_NAME_MAX + 1, "%s", name);
+}
+
+enum ql_status qli_ledger_find_meters(struct qli_ledger *ledger, int64_t day,
+                                      struct qli_ledger_meters *meters)
+{
+    sqlite3_stmt *statement = NULL;
+    int rc = read_one(ledger,
+                      "SELECT DISTINCT meter FROM totals WHERE window = 'day' "
+                      "AND start IN (?1, ?1 - 86400)",
+                      day * QLI_SECONDS_PER_DAY, &statement);
+    for (; rc == SQLITE_ROW; rc = sqlite3_step(statement)) {
+        const char *name = (const char *)sqlite3_column_text(statement, 0);
+        if (qli_name_valid(name))
+            qli_ledger_add_meter(meters, name);
+    }
+    sqlite3_finalize(statement);
+    return rc == SQLITE_DONE ? QL_OK : fail(ledger, rc);
 }
 
 static void copy_text(char to[QL_NAME_MAX + 1], sqlite3_stmt *statement, int column)

@@ -26,8 +26,24 @@ enum qli_ledger_statement {
     QLI_LEDGER_PUT,
     QLI_LEDGER_READ_SUBJECT,
     QLI_LEDGER_READ_DAY,
+    QLI_LEDGER_NEXT_DAY,
     QLI_LEDGER_PRUNE,
     QLI_LEDGER_STATEMENTS,
+};
+
+/* Which files the ledger is made of: 0 is none. */
+struct qli_ledger_files {
+    uint64_t inode;
+    uint64_t wal_inode; /* of its write-ahead log */
+};
+
+#define QLI_LEDGER_DESCRIPTORS 8
+
+/* A descriptor that SQLite has, and which file it is. */
+struct qli_ledger_descriptor {
+    int fd;
+    dev_t device;
+    ino_t inode;
 };
 
 struct qli_ledger {
@@ -36,7 +52,10 @@ struct qli_ledger {
     ino_t directory_inode;
     sqlite3 *db; /* NULL: closed */
     sqlite3_stmt *statements[QLI_LEDGER_STATEMENTS];
-    uint64_t inode;        /* of the file that is open */
+    struct qli_ledger_files files; /* that are open */
+    struct qli_ledger_descriptor descriptors[QLI_LEDGER_DESCRIPTORS];
+    size_t descriptor_count;
+    bool lost;             /* atomic; the host closed descriptors: nothing is touched any more */
     struct ql_error error; /* the last failure */
 };
 
@@ -56,12 +75,25 @@ enum ql_status qli_ledger_init(struct qli_ledger *ledger, int directory_fd, stru
 void qli_ledger_end(struct qli_ledger *ledger);
 
 /* Opens the connection, or looks whether the open one still is that of the file of
- * this name; makes the file and its tables if there are none. former is the inode
- * of the file that was in use before, or 0: what a file that took its place finds
- * of it (its write-ahead log) is removed. Each failure of this and the next ones is
- * QL_E_LEDGER (or QL_E_VERSION), with the text in ledger->error. */
-enum ql_status qli_ledger_connect(struct qli_ledger *ledger, uint64_t former);
+ * this name; makes the file and its tables if there are none. former are the files
+ * that were in use before: a log that a removed file has left is removed, as it
+ * would be taken for the log of the file in its place. The caller has the FLUSHER
+ * byte, and lets others know ledger->files. Each failure of this and the next ones
+ * is QL_E_LEDGER, QL_E_VERSION or QL_E_DETACHED (the host closed descriptors), with
+ * the text in ledger->error. */
+enum ql_status qli_ledger_connect(struct qli_ledger *ledger, struct qli_ledger_files former);
 void qli_ledger_disconnect(struct qli_ledger *ledger);
+
+/* Puts the log's content into the file and empties it, if no reader is in the way:
+ * so that nobody who has the file alone lacks anything. */
+void qli_ledger_empty_log(struct qli_ledger *ledger);
+
+/* Around fork(): keeps all other threads of the process out of SQLite, so that the
+ * child finds none of its locks taken. */
+void qli_ledger_before_fork(void);
+void qli_ledger_after_fork(void);
+
+enum ql_status qli_ledger_read_meta(struct qli_ledger *ledger, struct qli_ledger_meta *meta);
 
 /* A transaction that writes. Each failure of a call within rolls it back. */
 enum ql_status qli_ledger_begin(struct qli_ledger *ledger, struct qli_ledger_meta *meta);
@@ -69,8 +101,11 @@ enum ql_status qli_ledger_put(struct qli_ledger *ledger, const char *subject, co
                               int64_t day, int64_t amount);
 enum ql_status qli_ledger_put_limits(struct qli_ledger *ledger, const struct ql_limit *limits,
                                      size_t count);
-/* Removes some of the windows before the day; *removed: how many rows. */
-enum ql_status qli_ledger_prune(struct qli_ledger *ledger, int64_t day, int *removed);
+/* Removes some of the windows that are more than keep days older than the newest one
+ * before today; *removed: how many rows. A today that is wrong has no window before
+ * it that is, at first: so a clock that leaps ahead does not remove a history. */
+enum ql_status qli_ledger_prune(struct qli_ledger *ledger, int64_t today, int64_t keep,
+                                int *removed);
 enum ql_status qli_ledger_commit(struct qli_ledger *ledger, const struct qli_ledger_meta *meta);
 void qli_ledger_rollback(struct qli_ledger *ledger);
 
@@ -89,12 +124,25 @@ enum ql_status qli_ledger_read_subject(struct qli_ledger *ledger, const char *su
 enum ql_status qli_ledger_read_day(struct qli_ledger *ledger, int64_t day, qli_ledger_reader read,
                                    void *context);
 
-/* The first and the last day that have a row; *none: there is no row. */
-enum ql_status qli_ledger_days(struct qli_ledger *ledger, int64_t *first, int64_t *last,
-                               bool *none);
+/* The first day from *day on that has a row; *none: there is none. */
+enum ql_status qli_ledger_next_day(struct qli_ledger *ledger, int64_t *day, bool *none);
+
+/* The last day that has a row; 0: there is no row. */
+enum ql_status qli_ledger_last_day(struct qli_ledger *ledger, int64_t *day);
 
 /* The slots that the subjects of a day need. */
 enum ql_status qli_ledger_count_slots(struct qli_ledger *ledger, int64_t day, uint64_t *slots);
+
+/* Distinct names of meters, as many as a store may have. */
+struct qli_ledger_meters {
+    size_t count;
+    char names[QL_METERS_MAX][QL_NAME_MAX + 1];
+};
+void qli_ledger_add_meter(struct qli_ledger_meters *meters, const char *name);
+
+/* Adds the meters that have a total of the day or of the one before it. */
+enum ql_status qli_ledger_find_meters(struct qli_ledger *ledger, int64_t day,
+                                      struct qli_ledger_meters *meters);
 
 /* The store's limits as they were last written. */
 struct qli_ledger_limits {

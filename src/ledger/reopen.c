@@ -8,7 +8,6 @@
 
 #include "engine/limits.h"
 #include "ledger/flush.h"
-#include "ledger/page.h"
 
 #define FLUSHES_MAX 3 /* before it: others charge meanwhile */
 
@@ -34,9 +33,11 @@ static enum ql_status reopen_entered(struct qli_flusher *flusher, const struct q
                                      const struct qli_name *name)
 {
     struct qli_ledger *ledger = &flusher->ledger;
-    struct found found = {.limits = call->limits};
-    enum ql_status status =
-        qli_ledger_connect(ledger, qli_page_load(&flusher->engine->ledger->inode));
+    struct found found = {0};
+    enum ql_status status = qli_flush_connect(flusher);
+    if (status == QL_OK && qli_limits_stale(flusher->engine))
+        status = qli_limits_refresh(flusher->engine, call->self, call->wait_ms);
+    found.limits = qli_limits_current(flusher->engine);
     for (int64_t day = call->day - 1; status == QL_OK && day <= call->day; day++)
         status = qli_ledger_read_subject(ledger, name->text, day, note_total, &found);
     return status == QL_OK ? qli_dirty_reopen(call, name, found.totals, found.count) : status;
@@ -50,7 +51,7 @@ enum ql_status qli_flusher_reopen(struct qli_flusher *flusher, const struct qli_
     enum ql_status status = reopen_entered(flusher, call, name);
     for (int i = 0; i < FLUSHES_MAX && status == QLI_MUST_FLUSH; i++) {
         status = qli_flush(flusher, call->self);
-        if (status == QL_OK)
+        if (status == QL_OK || status == QL_E_BUSY) /* busy: another shard, perhaps */
             status = reopen_entered(flusher, call, name);
     }
     qli_flusher_leave(flusher);

@@ -54,43 +54,37 @@ static enum ql_status explain(const struct qli_restore *restore, enum ql_status 
  * was opened stays in that one, as it does in a running store. */
 static int64_t choose_day(int64_t calendar_ns, int64_t last_day)
 {
+    if (calendar_ns < 0) /* the clock gave no time */
+        return last_day;
     int64_t day = qli_window_day(calendar_ns);
     bool a_little_behind = last_day > day && qli_window_day(calendar_ns + STEP_BACK_NS) >= last_day;
     return a_little_behind ? last_day : day;
 }
 
-static bool names_meter(const struct ql_limit *limits, size_t count, const char *meter)
+static void name_meters(struct qli_ledger_meters *meters, const struct ql_limit *limits,
+                        size_t count)
 {
     for (size_t i = 0; i < count; i++) {
-        if (limits[i].meter != NULL && strcmp(limits[i].meter, meter) == 0)
-            return true;
+        if (limits[i].meter != NULL)
+            qli_ledger_add_meter(meters, limits[i].meter);
     }
-    return false;
 }
 
-/* The meters that the ledger's limits and those that the caller gives name. */
-static uint64_t count_meters(const struct qli_restore *restore, const struct ql_options *plan)
+/* Those that limits name have room before those that are only counted still. */
+static enum ql_status find_meters(struct qli_restore *restore, const struct ql_options *plan)
 {
-    size_t given = plan->limits != NULL ? plan->limit_count : 0;
-    uint64_t meters = qli_limits_meters_named(plan->limits, given);
-    for (size_t i = 0; i < restore->limits.count; i++) {
-        const char *meter = restore->limits.limits[i].meter;
-        meters += meter != NULL && !names_meter(plan->limits, given, meter) &&
-                  !names_meter(restore->limits.limits, i, meter);
-    }
-    return meters;
+    if (plan->limits != NULL)
+        name_meters(&restore->meters, plan->limits, plan->limit_count);
+    name_meters(&restore->meters, restore->limits.limits, restore->limits.count);
+    return qli_ledger_find_meters(&restore->ledger, restore->day, &restore->meters);
 }
 
 static enum ql_status measure(struct qli_restore *restore, int64_t calendar_ns,
                               struct ql_options *plan)
 {
     struct qli_ledger *ledger = &restore->ledger;
-    bool none = true;
     uint64_t slots = 0;
-    int64_t first_day;
-    enum ql_status status = qli_ledger_days(ledger, &first_day, &restore->last_day, &none);
-    if (none)
-        restore->last_day = 0;
+    enum ql_status status = qli_ledger_last_day(ledger, &restore->last_day);
     restore->day = choose_day(calendar_ns, restore->last_day);
     if (status == QL_OK)
         status = qli_ledger_count_slots(ledger, restore->day, &slots);
@@ -99,10 +93,13 @@ static enum ql_status measure(struct qli_restore *restore, int64_t calendar_ns,
     if (status != QL_OK)
         return status;
     if (qli_limit_validate(restore->limits.limits, restore->limits.count, NULL) != QL_OK)
-        restore->limits.count = 0;
+        return qli_error(&ledger->error, QL_E_LEDGER, 0,
+                         "its table 'limits' has what is no list of limits: put it right, or empty "
+                         "it and open the store with the limits");
+    status = find_meters(restore, plan);
     slots += slots / 8; /* a store that is full of what was restored takes nobody new today */
-    qli_engine_raise(plan, slots, count_meters(restore, plan));
-    return QL_OK;
+    qli_engine_raise(plan, slots, restore->meters.count);
+    return status;
 }
 
 enum ql_status qli_restore_begin(struct qli_restore *restore, int directory_fd, int lock_fd,
@@ -115,7 +112,7 @@ enum ql_status qli_restore_begin(struct qli_restore *restore, int directory_fd, 
         status = take_flusher_byte(restore, lock_fd, error);
     if (status != QL_OK)
         return status;
-    status = qli_ledger_connect(&restore->ledger, 0);
+    status = qli_ledger_connect(&restore->ledger, (struct qli_ledger_files){0});
     if (status == QL_OK)
         status = measure(restore, calendar_ns, plan);
     return explain(restore, status, error);
@@ -151,6 +148,8 @@ static enum ql_status fill(struct qli_restore *restore, const struct qli_call *c
     if (restore->limits.count > 0)
         status = qli_limits_apply(call->engine, call->self, restore->limits.limits,
                                   restore->limits.count, false, error);
+    for (size_t m = 0; m < restore->meters.count; m++)
+        qli_limits_add_meter(call->engine, restore->meters.names[m]);
     if (status == QL_OK)
         status = qli_ledger_read_day(&restore->ledger, restore->day, fill_row, &filling);
     if (status == QL_OK)
@@ -165,7 +164,9 @@ static void know_ledger(const struct qli_restore *restore, const struct qli_ledg
     memcpy(page->uuid, meta->ledger, sizeof page->uuid);
     page->sequence = (uint64_t)meta->sequence;
     page->next_sequence = (uint64_t)meta->sequence;
-    page->inode = restore->ledger.inode;
+    page->inode = restore->ledger.files.inode;
+    page->wal_inode = restore->ledger.files.wal_inode;
+    page->settings = (uint64_t)meta->durability | (uint64_t)meta->history_days << 8;
     page->limits_written = restore->limits.count > 0 ? engine->page->sequence : 0;
     page->durability = (uint64_t)meta->durability;
     page->history_days = (uint64_t)meta->history_days;

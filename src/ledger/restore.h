@@ -17,6 +17,7 @@ struct qli_restore {
     int64_t durability;   /* what the ledger says, or 0 */
     int64_t history_days; /* meant only with durability */
     struct qli_ledger_limits limits;
+    struct qli_ledger_meters meters; /* that there has to be room for */
 };
 
 /* Opens the ledger, made if there is none, and finds out what is to be restored:

@@ -27,7 +27,8 @@ static void an_unknown_subject_is_asked_for(void **state)
     expect_asked("alice");
     take("alice"); /* looks at no window; that it is there now says nothing of them */
     expect_asked("alice");
-    const struct qli_total totals[] = {{BYTES, TODAY, 990, false}, {STATEMENTS, TODAY - 1, 4, false}};
+    const struct qli_total totals[] = {{BYTES, TODAY, 990, false},
+                                       {STATEMENTS, TODAY - 1, 4, false}};
     assert_int_equal(reopen("alice", totals, 2), QL_OK);
     expect_usage("alice", BYTES, 990, 0);
     expect_usage("alice", STATEMENTS, 0, 4);
