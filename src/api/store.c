@@ -199,14 +199,12 @@ static enum ql_status find_loss(const struct qli_store *store)
 }
 
 /* What a region that was removed still has is mapped here, and while we have our
- * byte nobody makes another. Other threads may end a call that began before they
- * could know: what that charged the second flush finds. */
+ * byte nobody makes another. */
 static void save_removed_region(struct qli_store *store, uint64_t self)
 {
-    if (!qli_engine_has_ledger(&store->engine))
-        return;
-    qli_flusher_flush(&store->flusher, self, LAST_FLUSH_WAIT_MS, NULL);
-    qli_flusher_flush(&store->flusher, self, LAST_FLUSH_WAIT_MS, NULL);
+    __atomic_store_n(&store->engine.closed, 1, __ATOMIC_SEQ_CST);
+    if (qli_engine_has_ledger(&store->engine))
+        qli_flusher_flush(&store->flusher, self, LAST_FLUSH_WAIT_MS, NULL);
 }
 
 /* What is lost stays so, for the reason that was seen first. Lets go of the byte

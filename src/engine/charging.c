@@ -24,7 +24,9 @@ static enum ql_status charge_once(const struct qli_call *call, const struct qli_
     enum ql_status status = qli_subject_enter(call, name, &section, &index);
     if (status != QL_OK)
         return status;
-    if (index != 0)
+    if (qli_section_closed(&section))
+        status = QL_E_GONE;
+    else if (index != 0)
         status = qli_cell_admits(call, qli_subject_at(&section, index), amount.meter);
     else if (qli_cell_opening_asks(call))
         status = QLI_ASK_LEDGER;
@@ -75,9 +77,10 @@ static enum ql_status enter_lease(const struct qli_call *call, const struct ql_l
         return status;
     const struct qli_lease *slot = qli_lease_at(section, *index);
     bool there = qli_lease_state(slot) == QLI_LEASE_HELD || qli_lease_is_kept(slot);
-    if (there && qli_lease_generation(slot) == lease->generation)
+    bool closed = qli_section_closed(section);
+    if (there && qli_lease_generation(slot) == lease->generation && !closed)
         return QL_OK;
-    status = why_ended(slot, lease->generation);
+    status = closed ? QL_E_GONE : why_ended(slot, lease->generation);
     qli_section_leave(section);
     return status;
 }

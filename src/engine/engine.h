@@ -51,6 +51,7 @@ struct qli_engine {
     struct qli_ledger_page *ledger;
     struct qli_limits *limits;    /* the current ones; atomic */
     pthread_mutex_t limits_mutex; /* publishing them; nothing is waited for under it */
+    int closed;                   /* atomic; the region is gone: see qli_section_closed */
 };
 
 /* Answers of an operation to the layer above, which has the ledger; they never
@@ -122,6 +123,13 @@ static inline enum ql_status qli_section_enter(const struct qli_call *call, uint
     section->shard = qli_engine_shard(engine, shard);
     section->index = shard;
     return qli_guard_enter(&engine->region, section->log.guard, call->self, call->wait_ms);
+}
+
+/* Whether the region is gone for this process. Who saves what it has sets the mark
+ * first and then enters each shard: who enters it later, to charge, sees the mark. */
+static inline bool qli_section_closed(const struct qli_section *section)
+{
+    return __builtin_expect(__atomic_load_n(&section->engine->closed, __ATOMIC_RELAXED), 0) != 0;
 }
 
 static inline uint64_t qli_engine_shard_of(const struct qli_engine *engine, uint64_t hash)

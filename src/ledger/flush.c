@@ -26,8 +26,10 @@
 #define CHUNK 4096 /* subjects in a transaction */
 #define BATCH 16   /* subjects copied under one hold of a shard's lock */
 #define SHARD_WAIT_MS                                                                              \
-    20                 /* for a shard's lock; one that is not given up is left for the next flush */
-#define REPLACED_MAX 3 /* how often a ledger may be replaced during one flush */
+    20 /* for a shard's lock; one that is not given up is left for the next flush */
+#define LATELY_DAYS 30
+#define LATELY_WORKED 3 /* on how many of them, before anything is removed */
+#define REPLACED_MAX 3  /* how often a ledger may be replaced during one flush */
 
 /* The ledger was replaced: everything is dirty again, begin anew. */
 #define BEGIN_ANEW ((enum ql_status)1002)
@@ -275,6 +277,22 @@ static enum ql_status write_shards(struct qli_flusher *flusher, struct qli_call 
     return progress->left_out == 0 ? QL_OK : QL_E_BUSY;
 }
 
+/* Whether there was work on several of the days before: a clock that has leapt far
+ * ahead does not remove a history as soon as it is believed. */
+static enum ql_status has_lately_worked(struct qli_ledger *ledger, int64_t today, bool *worked)
+{
+    int64_t day = today - LATELY_DAYS;
+    enum ql_status status = QL_OK;
+    bool none = false;
+    int days = 0;
+    for (; status == QL_OK && !none && day < today && days < LATELY_WORKED; day++) {
+        status = qli_ledger_next_day(ledger, &day, &none);
+        days += !none && day < today;
+    }
+    *worked = days == LATELY_WORKED;
+    return status;
+}
+
 /* Removes some of what is older than the history goes, once a day to the end. */
 static enum ql_status prune(struct qli_flusher *flusher, const struct qli_call *call)
 {
@@ -285,9 +303,12 @@ static enum ql_status prune(struct qli_flusher *flusher, const struct qli_call *
     uint64_t keep = qli_page_load(&engine->ledger->history_days);
     if (keep == 0 || day <= keep || qli_page_load(&engine->ledger->pruned_day) == day)
         return QL_OK;
+    bool worked = false;
     enum ql_status status = begin(flusher, call, &meta);
     if (status == QL_OK)
-        status = qli_ledger_prune(&flusher->ledger, (int64_t)day, (int64_t)keep, &removed);
+        status = has_lately_worked(&flusher->ledger, (int64_t)day, &worked);
+    if (status == QL_OK && worked)
+        status = qli_ledger_prune(&flusher->ledger, (int64_t)(day - keep), &removed);
     if (status == QL_OK)
         status = commit(flusher, &meta, qli_page_load(&engine->ledger->limits_written));
     if (status == QL_OK && removed == 0)

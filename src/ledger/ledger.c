@@ -43,8 +43,8 @@ static const char *const texts[QLI_LEDGER_STATEMENTS] = {
     [QLI_LEDGER_NEXT_DAY] = "SELECT min(start) FROM totals WHERE window = 'day' AND start >= ?1",
     [QLI_LEDGER_PRUNE] =
         "DELETE FROM totals WHERE (window, start, subject, meter) IN "
-        "(SELECT window, start, subject, meter FROM totals WHERE window = 'day' AND start < "
-        "(SELECT max(start) FROM totals WHERE window = 'day' AND start < ?1) - ?2 LIMIT 5000)",
+        "(SELECT window, start, subject, meter FROM totals WHERE window = 'day' AND start < ?1 "
+        "LIMIT 5000)",
 };
 
 /* ---- failures ------------------------------------------------------------ */
@@ -190,29 +190,32 @@ static bool is_file(const struct stat *info, const struct qli_ledger *ledger, co
            file.st_dev == info->st_dev && file.st_ino == info->st_ino;
 }
 
-static void note_descriptor(struct qli_ledger *ledger, int fd)
+/* Finds out which descriptors of the process are of the ledger's files, but for those
+ * of others. */
+static size_t find_descriptors(const struct qli_ledger *ledger,
+                               const struct qli_ledger_descriptor *others, size_t other_count,
+                               struct qli_ledger_descriptor *found)
 {
-    struct stat info;
-    if (ledger->descriptor_count == QLI_LEDGER_DESCRIPTORS || fstat(fd, &info) != 0 ||
-        !(is_file(&info, ledger, FILE_NAME) || is_file(&info, ledger, LOG_NAME) ||
-          is_file(&info, ledger, INDEX_NAME)))
-        return;
-    ledger->descriptors[ledger->descriptor_count++] =
-        (struct qli_ledger_descriptor){fd, info.st_dev, info.st_ino};
-}
-
-/* SQLite does not tell which descriptors it has. */
-static void note_descriptors(struct qli_ledger *ledger)
-{
-    ledger->descriptor_count = 0;
+    size_t count = 0;
     DIR *listing = opendir("/proc/self/fd");
     struct dirent *entry;
-    while (listing != NULL && (entry = readdir(listing)) != NULL) {
-        if (entry->d_name[0] != '.')
-            note_descriptor(ledger, atoi(entry->d_name));
+    while (listing != NULL && count < QLI_LEDGER_DESCRIPTORS &&
+           (entry = readdir(listing)) != NULL) {
+        struct stat info;
+        int fd = entry->d_name[0] != '.' ? atoi(entry->d_name) : -1;
+        if (fd < 0 || fstat(fd, &info) != 0 ||
+            !(is_file(&info, ledger, FILE_NAME) || is_file(&info, ledger, LOG_NAME) ||
+              is_file(&info, ledger, INDEX_NAME)))
+            continue;
+        bool other = false;
+        for (size_t i = 0; i < other_count; i++)
+            other = other || others[i].fd == fd;
+        if (!other)
+            found[count++] = (struct qli_ledger_descriptor){fd, info.st_dev, info.st_ino};
     }
     if (listing != NULL)
         closedir(listing);
+    return count;
 }
 
 /* A host that closes what it did not open may have got the numbers for files of its
@@ -274,8 +277,6 @@ static enum ql_status open_connection(struct qli_ledger *ledger)
         if (rc != SQLITE_OK)
             return fail(ledger, rc);
     }
-    ledger->files = find_files(ledger);
-    note_descriptors(ledger);
     return QL_OK;
 }
 
@@ -311,9 +312,14 @@ enum ql_status qli_ledger_connect(struct qli_ledger *ledger, struct qli_ledger_f
     if (!directory_is_ours(ledger))
         return lose_connection(ledger);
     remove_former_log(ledger, former);
+    struct qli_ledger_descriptor others[QLI_LEDGER_DESCRIPTORS];
     enum ql_status status = make_files(ledger);
+    size_t other_count = find_descriptors(ledger, NULL, 0, others);
     if (status == QL_OK)
         status = open_connection(ledger);
+    ledger->files = find_files(ledger);
+    /* SQLite does not tell which descriptors it has. */
+    ledger->descriptor_count = find_descriptors(ledger, others, other_count, ledger->descriptors);
     if (status != QL_OK)
         qli_ledger_disconnect(ledger);
     return status;
@@ -461,13 +467,10 @@ enum ql_status qli_ledger_put_limits(struct qli_ledger *ledger, const struct ql_
     return rc == SQLITE_OK ? QL_OK : give_up(ledger, rc);
 }
 
-enum ql_status qli_ledger_prune(struct qli_ledger *ledger, int64_t today, int64_t keep,
-                                int *removed)
+enum ql_status qli_ledger_prune(struct qli_ledger *ledger, int64_t day, int *removed)
 {
     sqlite3_stmt *statement = ledger->statements[QLI_LEDGER_PRUNE];
-    int rc = sqlite3_bind_int64(statement, 1, today * QLI_SECONDS_PER_DAY);
-    if (rc == SQLITE_OK)
-        rc = sqlite3_bind_int64(statement, 2, keep * QLI_SECONDS_PER_DAY);
+    int rc = sqlite3_bind_int64(statement, 1, day * QLI_SECONDS_PER_DAY);
     if (rc == SQLITE_OK)
         rc = run(statement);
     *removed = sqlite3_changes(ledger->db);

@@ -101,11 +101,8 @@ enum ql_status qli_ledger_put(struct qli_ledger *ledger, const char *subject, co
                               int64_t day, int64_t amount);
 enum ql_status qli_ledger_put_limits(struct qli_ledger *ledger, const struct ql_limit *limits,
                                      size_t count);
-/* Removes some of the windows that are more than keep days older than the newest one
- * before today; *removed: how many rows. A today that is wrong has no window before
- * it that is, at first: so a clock that leaps ahead does not remove a history. */
-enum ql_status qli_ledger_prune(struct qli_ledger *ledger, int64_t today, int64_t keep,
-                                int *removed);
+/* Removes some of the windows before the day; *removed: how many rows. */
+enum ql_status qli_ledger_prune(struct qli_ledger *ledger, int64_t day, int *removed);
 enum ql_status qli_ledger_commit(struct qli_ledger *ledger, const struct qli_ledger_meta *meta);
 void qli_ledger_rollback(struct qli_ledger *ledger);
 
