@@ -228,6 +228,17 @@ static enum ql_status clear_chunk(struct qli_flusher *flusher, const struct qli_
     return QL_OK;
 }
 
+/* There is nothing to write, if the ledger still is the one that it was written to. */
+static enum ql_status look(struct qli_flusher *flusher, const struct qli_call *call)
+{
+    struct qli_ledger_meta meta;
+    if (qli_ledger_is_there(&flusher->ledger, qli_page_load(&flusher->engine->ledger->inode)))
+        return QL_OK;
+    enum ql_status status = begin(flusher, call, &meta);
+    qli_ledger_rollback(&flusher->ledger);
+    return status;
+}
+
 static enum ql_status write_chunk(struct qli_flusher *flusher, struct qli_call *call)
 {
     struct qli_engine *engine = flusher->engine;

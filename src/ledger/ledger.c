@@ -249,10 +249,23 @@ static int set_up(sqlite3 *db)
      * everybody: so closing does not checkpoint. */
     int rc = sqlite3_db_config(db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
     if (rc == SQLITE_OK)
-        rc = sqlite3_busy_timeout(db, BUSY_WAIT_MS);
-    if (rc == SQLITE_OK)
         rc = sqlite3_exec(db, "PRAGMA journal_mode = WAL", NULL, NULL, NULL);
     return rc == SQLITE_OK ? sqlite3_exec(db, "PRAGMA synchronous = FULL", NULL, NULL, NULL) : rc;
+}
+
+/* What is not ours is left as it is. */
+static enum ql_status prepare(struct qli_ledger *ledger, int *rc)
+{
+    if (sqlite3_threadsafe() == 0)
+        return qli_error(&ledger->error, QL_E_LEDGER, 0,
+                         "this machine's SQLite was built without threads: install another");
+    enum ql_status status = qli_schema_check(ledger->db, rc, &ledger->error);
+    if (status != QL_OK)
+        return status;
+    *rc = set_up(ledger->db);
+    if (*rc == SQLITE_OK)
+        *rc = qli_schema_upgrade(ledger->db);
+    return *rc == SQLITE_OK ? QL_OK : QL_E_LEDGER;
 }
 
 static enum ql_status open_connection(struct qli_ledger *ledger)
@@ -260,15 +273,10 @@ static enum ql_status open_connection(struct qli_ledger *ledger)
     char path[64];
     snprintf(path, sizeof path, "/proc/self/fd/%d/" FILE_NAME, ledger->directory_fd);
     int rc = sqlite3_open_v2(path, &ledger->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL);
-    if (rc == SQLITE_OK && sqlite3_threadsafe() == 0)
-        return qli_error(&ledger->error, QL_E_LEDGER, 0,
-                         "this machine's SQLite was built without threads: install another");
     if (rc == SQLITE_OK)
-        rc = set_up(ledger->db);
-    if (rc != SQLITE_OK)
-        return fail(ledger, rc);
+        rc = sqlite3_busy_timeout(ledger->db, BUSY_WAIT_MS);
     ledger->error.text[0] = '\0';
-    enum ql_status status = qli_schema_prepare(ledger->db, &rc, &ledger->error);
+    enum ql_status status = rc == SQLITE_OK ? prepare(ledger, &rc) : QL_E_LEDGER;
     if (status != QL_OK)
         return ledger->error.text[0] != '\0' ? status : fail(ledger, rc);
     for (int i = 0; i < QLI_LEDGER_STATEMENTS; i++) {
@@ -278,6 +286,11 @@ static enum ql_status open_connection(struct qli_ledger *ledger)
             return fail(ledger, rc);
     }
     return QL_OK;
+}
+
+bool qli_ledger_is_there(const struct qli_ledger *ledger, uint64_t inode)
+{
+    return directory_is_ours(ledger) && find_inode(ledger, FILE_NAME) == inode;
 }
 
 void qli_ledger_disconnect(struct qli_ledger *ledger)
@@ -504,12 +517,16 @@ static bool read_row(sqlite3_stmt *statement, struct qli_ledger_row *row)
 {
     uint32_t levels;
     int64_t start = sqlite3_column_int64(statement, 0);
+    if (sqlite3_column_type(statement, 3) != SQLITE_INTEGER)
+        return false;
     row->day = start / QLI_SECONDS_PER_DAY;
     row->subject = (const char *)sqlite3_column_text(statement, 1);
     row->meter = (const char *)sqlite3_column_text(statement, 2);
     row->amount = sqlite3_column_int64(statement, 3);
-    return start >= 0 && row->amount >= 0 && row->subject != NULL &&
-           qli_name_subject(row->subject, &levels) != 0 && qli_name_valid(row->meter);
+    size_t length = row->subject != NULL ? qli_name_subject(row->subject, &levels) : 0;
+    return start >= 0 && row->amount >= 0 && length != 0 && qli_name_valid(row->meter) &&
+           length == (size_t)sqlite3_column_bytes(statement, 1) &&
+           strlen(row->meter) == (size_t)sqlite3_column_bytes(statement, 2);
 }
 
 static enum ql_status read_rows(struct qli_ledger *ledger, sqlite3_stmt *statement,
@@ -563,8 +580,9 @@ enum ql_status qli_ledger_next_day(struct qli_ledger *ledger, int64_t *day, bool
     if (rc == SQLITE_OK)
         rc = sqlite3_step(statement);
     if (rc == SQLITE_ROW) {
+        int64_t start = sqlite3_column_int64(statement, 0);
         *none = sqlite3_column_type(statement, 0) == SQLITE_NULL;
-        *day = sqlite3_column_int64(statement, 0) / QLI_SECONDS_PER_DAY;
+        *day = start / QLI_SECONDS_PER_DAY + (start % QLI_SECONDS_PER_DAY != 0);
     }
     sqlite3_reset(statement);
     return rc == SQLITE_ROW ? QL_OK : fail(ledger, rc);
@@ -663,7 +681,12 @@ enum ql_status qli_ledger_copy(struct qli_ledger *ledger, const char *path)
     if (rc == SQLITE_OK)
         rc = sqlite3_step(statement);
     sqlite3_finalize(statement);
-    return rc == SQLITE_DONE ? QL_OK : fail(ledger, rc);
+    if (rc == SQLITE_DONE)
+        return QL_OK;
+    if ((rc & 0xff) == SQLITE_CORRUPT || (rc & 0xff) == SQLITE_NOTADB)
+        return fail(ledger, rc);
+    return qli_error(&ledger->error, QL_E_LEDGER, sqlite3_system_errno(ledger->db),
+                     "cannot copy the ledger into %.200s: %s", path, sqlite3_errstr(rc));
 }
 
 enum ql_status qli_ledger_check(struct qli_ledger *ledger)

@@ -84,6 +84,9 @@ void qli_ledger_end(struct qli_ledger *ledger);
 enum ql_status qli_ledger_connect(struct qli_ledger *ledger, struct qli_ledger_files former);
 void qli_ledger_disconnect(struct qli_ledger *ledger);
 
+/* Whether the file of our name is the one with that inode. */
+bool qli_ledger_is_there(const struct qli_ledger *ledger, uint64_t inode);
+
 /* Puts the log's content into the file and empties it, if no reader is in the way:
  * so that nobody who has the file alone lacks anything. */
 void qli_ledger_empty_log(struct qli_ledger *ledger);
@@ -150,7 +153,7 @@ struct qli_ledger_limits {
 };
 enum ql_status qli_ledger_read_limits(struct qli_ledger *ledger, struct qli_ledger_limits *limits);
 
-/* Copies the ledger, as it is at one moment, into a new file. */
+/* Copies the ledger, as it is at one moment, into a file that is empty. */
 enum ql_status qli_ledger_copy(struct qli_ledger *ledger, const char *path);
 
 /* Has SQLite check the file. */

@@ -87,7 +87,14 @@ static int upgrade(sqlite3 *db)
     return rc;
 }
 
-enum ql_status qli_schema_prepare(sqlite3 *db, int *rc, struct ql_error *error)
+int qli_schema_upgrade(sqlite3 *db)
+{
+    int format = 0;
+    int rc = read_number(db, "PRAGMA user_version", &format);
+    return rc == SQLITE_OK && format < QLI_LEDGER_FORMAT ? upgrade(db) : rc;
+}
+
+enum ql_status qli_schema_check(sqlite3 *db, int *rc, struct ql_error *error)
 {
     int format = 0;
     int application = 0;
@@ -105,6 +112,5 @@ enum ql_status qli_schema_prepare(sqlite3 *db, int *rc, struct ql_error *error)
                          "the ledger has format %d and this build knows formats to %d: use the "
                          "newer quotalite for all programs of this store",
                          format, QLI_LEDGER_FORMAT);
-    *rc = format < QLI_LEDGER_FORMAT ? upgrade(db) : SQLITE_OK;
-    return *rc == SQLITE_OK ? QL_OK : QL_E_LEDGER;
+    return QL_OK;
 }

@@ -12,9 +12,12 @@
 
 #define QLI_LEDGER_FORMAT 1
 
-/* Makes the tables in a file that is empty, or finds them. QL_E_VERSION: they are
- * of a later format. QL_E_LEDGER: this is no ledger. In both *error says what to
- * do. SQLITE_OK in *rc, or SQLite's reason for QL_E_LEDGER. */
-enum ql_status qli_schema_prepare(sqlite3 *db, int *rc, struct ql_error *error);
+/* Whether this is a ledger that we know, or an empty file; changes nothing.
+ * QL_E_VERSION: it is of a later format. QL_E_LEDGER: it is no ledger, and *error
+ * says what to do; or SQLite cannot read it, and *rc has its reason. */
+enum ql_status qli_schema_check(sqlite3 *db, int *rc, struct ql_error *error);
+
+/* Makes the tables, of an earlier format or none at all. Gives SQLite's code. */
+int qli_schema_upgrade(sqlite3 *db);
 
 #endif
