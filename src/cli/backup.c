@@ -30,8 +30,9 @@ const struct cli_command cli_backup_command = {
     .arguments = " FILE",
     .summary = "copy the ledger to a new FILE",
     .help = "Copies the ledger, with all that was charged before, into FILE, while programs\n"
-            "use the store. FILE is an SQLite database; one that exists is not touched. Do not\n"
-            "copy ledger.db by other means: a part of it is in ledger.db-wal.\n"
+            "use the store. FILE is an SQLite database; one that exists is not touched. Do\n"
+            "not copy ledger.db by other means: a part of it is in ledger.db-wal. How to go\n"
+            "back to a backup is in quotalite(1).\n"
             "\n"
             "Examples:\n"
             "  quotalite backup /var/backups/quota-$(date +%F).db\n",

@@ -2,8 +2,6 @@
  *
  * quotalite history: what a subject was charged, window by window.
  */
-#include <inttypes.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -36,21 +34,27 @@ static const char *day_of(char cell[CLI_CELL_MAX], int64_t start)
     return cell;
 }
 
+/* The entries as they come; a table is printed once all are there. */
 struct printing {
     const struct cli *cli;
     struct cli_table table;
     size_t count;
 };
 
-static void print_json(struct printing *printing, const struct ql_history_entry *entry)
+static void begin(const struct printing *printing)
 {
-    if (printing->count == 0) {
+    if (printing->cli->json) {
         cli_json_list_begin("history");
+    } else if (printing->cli->csv) {
+        puts("day,meter,amount");
     }
-    cli_json_list_item(printing->count == 0,
-                       json_pack("{s:I, s:I, s:s, s:I}", "start", (json_int_t)entry->start, "end",
-                                 (json_int_t)entry->end, "meter", entry->meter, "amount",
-                                 (json_int_t)entry->amount));
+}
+
+static void print_json(const struct ql_history_entry *entry, bool first)
+{
+    cli_json_list_item(first, json_pack("{s:I, s:I, s:s, s:I}", "start", (json_int_t)entry->start,
+                                        "end", (json_int_t)entry->end, "meter", entry->meter,
+                                        "amount", (json_int_t)entry->amount));
 }
 
 static int print_entry(void *context, const struct ql_history_entry *entry)
@@ -58,12 +62,18 @@ static int print_entry(void *context, const struct ql_history_entry *entry)
     struct printing *printing = context;
     char day[CLI_CELL_MAX];
     char amount[CLI_CELL_MAX];
-    const char *const cells[] = {day_of(day, entry->start), entry->meter,
-                                 cli_cell_number(amount, entry->amount)};
+    const char *const cells[] = {
+        day_of(day, entry->start),
+        entry->meter,
+        cli_cell_number(amount, entry->amount),
+    };
+    if (printing->count == 0) {
+        begin(printing);
+    }
     if (printing->cli->json) {
-        print_json(printing, entry);
+        print_json(entry, printing->count == 0);
     } else if (printing->cli->csv) {
-        printf("%s,%s,%" PRId64 "\n", day, entry->meter, entry->amount);
+        printf("%s,%s,%s\n", cells[0], cells[1], cells[2]);
     } else {
         cli_table_add(&printing->table, cells);
     }
@@ -73,15 +83,24 @@ static int print_entry(void *context, const struct ql_history_entry *entry)
 
 static void finish(struct printing *printing)
 {
+    if (printing->count == 0) {
+        begin(printing);
+    }
     if (printing->cli->json) {
-        if (printing->count == 0) {
-            cli_json_list_begin("history");
-        }
         cli_json_list_end(printing->count == 0);
     } else if (!printing->cli->csv) {
         cli_table_print(&printing->table);
     }
-    cli_table_free(&printing->table);
+}
+
+/* What is the matter with a ledger, ql_flush says. */
+static enum cli_exit fail(const struct cli *cli, enum ql_status status)
+{
+    struct ql_error error;
+    if ((status == QL_E_LEDGER || status == QL_E_VERSION) && ql_flush(cli->ql, &error) == status) {
+        return cli_fail(cli, status, "%s", error.text);
+    }
+    return cli_fail_on(cli, status, cli->args[0]);
 }
 
 static enum cli_exit run(struct cli *cli)
@@ -104,17 +123,13 @@ static enum cli_exit run(struct cli *cli)
         return CLI_USAGE;
     }
     struct printing printing = {.cli = cli, .table = {.columns = columns, .column_count = 3}};
-    if (cli->csv) {
-        puts("day,meter,amount");
-    }
     enum ql_status status = ql_history(cli->ql, cli->args[0], cli->meter, from,
                                        last + SECONDS_PER_DAY, print_entry, &printing, NULL);
-    if (status != QL_OK) {
-        cli_table_free(&printing.table);
-        return cli_fail_on(cli, status, cli->args[0]);
+    if (status == QL_OK) {
+        finish(&printing);
     }
-    finish(&printing);
-    return CLI_OK;
+    cli_table_free(&printing.table);
+    return status == QL_OK ? CLI_OK : fail(cli, status);
 }
 
 const struct cli_command cli_history_command = {
@@ -123,13 +138,13 @@ const struct cli_command cli_history_command = {
     .summary = "what SUBJECT was charged, day by day",
     .help = "Prints a line for each day (UTC) and meter that SUBJECT was charged for, the\n"
             "oldest first: what the ledger has, and what is not yet written to it. A store\n"
-            "without a ledger knows today and yesterday.\n"
+            "without a ledger knows today and yesterday. start and end of JSON are the Unix\n"
+            "seconds at which a day begins and ends.\n"
             "\n"
-            "Options:\n"
-            "      --meter NAME  of this meter alone\n"
-            "      --from DAY    from this day on, as YYYY-MM-DD\n"
-            "      --to DAY      up to this day and with it\n"
-            "      --csv         comma-separated, with a heading\n"
+            "      --meter NAME   of this meter alone\n"
+            "      --from DAY     from this day on, as YYYY-MM-DD\n"
+            "      --to DAY       up to this day and with it\n"
+            "      --csv          comma-separated, with a heading\n"
             "\n"
             "Examples:\n"
             "  quotalite history alice --from 2026-03-01 --to 2026-03-31\n"

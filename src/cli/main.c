@@ -15,6 +15,7 @@ static const struct cli_command *const commands[] = {
     &cli_run_command,   &cli_history_command, &cli_verify_command, &cli_backup_command,
 };
 #define COMMAND_COUNT (sizeof(commands) / sizeof(commands[0]))
+#define WAIT_MS 5000
 
 static const char common_help[] =
     "Options of every command:\n"
@@ -201,6 +202,7 @@ static enum cli_exit run(const struct cli_command *command, struct cli *cli)
     struct ql_options options = QL_OPTIONS_INIT;
     options.must_exist = true; /* a store has the size that its program wants */
     options.no_thread = true;
+    options.admit_wait_ms = WAIT_MS; /* nobody waits for an answer of ours in a request */
     enum ql_status status = ql_open(cli->store, &options, &cli->ql, &error);
     if (status != QL_OK) {
         return command->open_failed != NULL ? command->open_failed(cli, &error)

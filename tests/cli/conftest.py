@@ -28,7 +28,7 @@ class Result:
 class Program:
     """A process that has the store open."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, kind="", opens=True):
         self.directory = str(directory)
         self.process = subprocess.Popen(
             [BINARY.parent / "cli_store_fixture"],
@@ -37,7 +37,11 @@ class Program:
             encoding="utf-8",
         )
         self.pid = self.process.pid
-        assert self.ask("open", self.directory) == ("QL_OK", "")
+        if opens:
+            assert self.open(kind) == ("QL_OK", "")
+
+    def open(self, kind=""):
+        return self.ask("open", self.directory, kind)
 
     def ask(self, *words):
         self.process.stdin.write("\t".join(map(str, words)) + "\n")
@@ -54,6 +58,8 @@ class Program:
         assert self.ask("charge", subject, meter, amount) == ("QL_OK", "")
 
     def stop(self):
+        if self.process.stdin.closed:
+            return
         self.process.stdin.close()
         self.process.wait(DEADLINE)
         self.process.stdout.close()

@@ -7,11 +7,13 @@ import re
 
 import pytest
 
-COMMANDS = ["usage", "leases", "check", "charge", "run", "verify"]
+COMMANDS = ["usage", "leases", "check", "charge", "run", "history", "verify", "backup"]
 ARGUMENTS = {
     "check": ["alice"],
     "charge": ["alice", "bytes", "1"],
     "run": ["alice", "--", "echo", "ran"],
+    "history": ["alice"],
+    "backup": ["/nonexistent/backup.db"],
 }
 MAX = 2**63 - 1
 
@@ -65,6 +67,14 @@ def test_each_command_has_help_with_examples(run, command):
         (["check", "alice", "--wait", "1"], "--wait"),
         (["charge", "alice", "bytes", "1", "--charge", "bytes=1"], "--charge"),
         (["usage", "--slot-only"], "--slot-only"),
+        (["history"], "missing"),
+        (["history", "alice", "bob"], "'bob'"),
+        (["usage", "--csv"], "--csv"),
+        (["leases", "--meter", "bytes"], "--meter"),
+        (["backup", "f", "--from", "2026-01-01"], "--from"),
+        (["verify", "--to", "2026-01-01"], "--to"),
+        (["backup"], "missing"),
+        (["backup", "one", "two"], "'two'"),
         (["run", "--", "true"], "missing"),
         (["--", "run", "alice", "true"], "missing"),
         (["run", "alice"], "--"),
@@ -378,11 +388,13 @@ def test_verify_prints_counts(cli, store):
     assert report["sound"] is True
     assert (report["subjects"], report["leases"], report["max_subjects"]) == (2, 1, 64)
     assert report["holders"] == 2 and report["omissions"] == 0
+    assert 0 <= report["flush_lag_ms"] < 60_000
 
     text = cli("verify")
     assert text.code == 0
     assert text.out.splitlines()[0] == "sound"
     assert re.search(r"^subjects +2 of 64 ", text.out, re.M)
+    assert re.search(r"^flush lag +\d+ ms$", text.out, re.M)
 
 
 # ---- what reaches the terminal ---------------------------------------------
@@ -407,6 +419,11 @@ def test_no_argument_reaches_the_terminal_raw(cli, subject, flags):
         ["charge", subject, "bytes", "1"],
         ["charge", "alice", subject, "1"],
         ["charge", "alice", "bytes", subject],
+        ["history", subject],
+        ["history", "alice", "--meter", subject],
+        ["history", "alice", "--from", subject],
+        ["history", "alice", "--to", subject],
+        ["backup", subject + (b"/x" if isinstance(subject, bytes) else "/x")],
         [subject],
         ["--store", subject, "usage"],
     ):
