@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "bench.h"
+
+#include <string.h>
+
+#define ONE_DAY_MS INT64_C(86400000)
+
+void bench_make(struct bench *bench)
+{
+    if (bench->clock_ns == NULL)
+        bench->clock_ns = kt_shared(sizeof *bench->clock_ns);
+    *bench->clock_ns = KT_START_NS;
+    kt_directory_make(bench->base, NULL);
+    snprintf(bench->store, sizeof bench->store, "%s/store", bench->base);
+}
+
+void bench_remove(const struct bench *bench)
+{
+    kt_directory_remove(bench->store);
+    kt_directory_remove(bench->base);
+}
+
+struct ql_options bench_options(const struct bench *bench, uint32_t room)
+{
+    struct ql_options options = kt_options(bench->clock_ns, 2, room);
+    options.max_holders = 8;
+    options.durability = QL_DURABILITY_ASYNC;
+    options.flush_interval_ms = ONE_DAY_MS;
+    options.no_thread = true;
+    return options;
+}
+
+static sqlite3 *connect_ledger(const struct bench *bench)
+{
+    char path[KT_PATH + 32];
+    sqlite3 *db;
+    snprintf(path, sizeof path, "%s/ledger.db", bench->store);
+    KT_CHECK(sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE, NULL) == SQLITE_OK, "%s", path);
+    sqlite3_busy_timeout(db, 5000);
+    return db;
+}
+
+void bench_sql(const struct bench *bench, const char *sql)
+{
+    sqlite3 *db = connect_ledger(bench);
+    KT_CHECK(sqlite3_exec(db, sql, NULL, NULL, NULL) == SQLITE_OK, "%s", sqlite3_errmsg(db));
+    sqlite3_close(db);
+}
+
+int64_t bench_number(const struct bench *bench, const char *sql)
+{
+    sqlite3 *db = connect_ledger(bench);
+    sqlite3_stmt *statement;
+    KT_CHECK(sqlite3_prepare_v2(db, sql, -1, &statement, NULL) == SQLITE_OK, "%s",
+             sqlite3_errmsg(db));
+    KT_CHECK(sqlite3_step(statement) == SQLITE_ROW, "%s: %s", sql, sqlite3_errmsg(db));
+    int64_t number = sqlite3_column_int64(statement, 0);
+    sqlite3_finalize(statement);
+    sqlite3_close(db);
+    return number;
+}
+
+static const struct ql_meter_state *find_meter(const struct ql_usage *usage, const char *meter)
+{
+    for (uint32_t i = 0; i < usage->meter_count; i++) {
+        if (strcmp(usage->meters[i].name, meter) == 0)
+            return &usage->meters[i];
+    }
+    return NULL;
+}
+
+int64_t bench_total(struct ql *ql, const char *subject, const char *meter)
+{
+    struct ql_usage usage;
+    KT_CHECK(ql_usage(ql, subject, &usage) == QL_OK, "%s", subject);
+    const struct ql_meter_state *found = find_meter(&usage, meter);
+    return found != NULL ? found->total : -1;
+}
+
+int64_t bench_yesterday(struct ql *ql, const char *subject, const char *meter)
+{
+    struct ql_usage usage;
+    KT_CHECK(ql_usage(ql, subject, &usage) == QL_OK, "%s", subject);
+    const struct ql_meter_state *found = find_meter(&usage, meter);
+    return found != NULL ? found->yesterday : -1;
+}

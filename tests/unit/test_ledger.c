@@ -1,0 +1,535 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The ledger as a file, and the calls about it: what is written, what is read, who
+ * may open it, and what a host does to its descriptors.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <dirent.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "bench.h"
+
+#define ROOM 64
+
+static struct bench bench;
+
+static int set_up(void **state)
+{
+    (void)state;
+    bench_make(&bench);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    bench_remove(&bench);
+    return 0;
+}
+
+static struct ql_options async_options(void)
+{
+    return bench_options(&bench, ROOM);
+}
+
+static struct ql *open_store(void)
+{
+    struct ql_options options = async_options();
+    return kt_open(bench.store, &options);
+}
+
+static void charge(struct ql *ql, const char *subject, const char *meter, int64_t amount)
+{
+    assert_int_equal(ql_charge(ql, subject, meter, amount, NULL), QL_OK);
+}
+
+static void flush(struct ql *ql)
+{
+    struct ql_error error;
+    if (ql_flush(ql, &error) != QL_OK)
+        fail_msg("%s", error.text);
+}
+
+/* ---- the file ------------------------------------------------------------ */
+
+static enum ql_status find_amount(void *context, const struct qli_ledger_row *row)
+{
+    *(int64_t *)context = row->amount;
+    return QL_OK;
+}
+
+static int64_t amount_of(struct qli_ledger *ledger, const char *subject)
+{
+    int64_t amount = -1;
+    assert_int_equal(qli_ledger_read_subject(ledger, subject, 7, find_amount, &amount), QL_OK);
+    return amount;
+}
+
+static void put(struct qli_ledger *ledger, const char *subject, int64_t amount)
+{
+    assert_int_equal(qli_ledger_put(ledger, subject, "bytes", 7, amount), QL_OK);
+}
+
+static void an_amount_never_becomes_less(void **state)
+{
+    (void)state;
+    struct qli_ledger ledger;
+    struct qli_ledger_meta meta;
+    struct qli_ledger_meta again;
+    int directory_fd = open(bench.base, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    assert_int_equal(qli_ledger_init(&ledger, directory_fd, NULL), QL_OK);
+    close(directory_fd);
+    assert_int_equal(qli_ledger_connect(&ledger, 0), QL_OK);
+    assert_int_equal(qli_ledger_begin(&ledger, &meta), QL_OK);
+    put(&ledger, "alice", 5);
+    put(&ledger, "alice", 3);
+    put(&ledger, "bob", INT64_MAX);
+    meta.sequence++;
+    assert_int_equal(qli_ledger_commit(&ledger, &meta), QL_OK);
+    assert_int_equal(amount_of(&ledger, "alice"), 5);
+
+    assert_int_equal(qli_ledger_begin(&ledger, &again), QL_OK);
+    assert_memory_equal(&again, &meta, sizeof meta);
+    put(&ledger, "alice", 9);
+    assert_int_equal(amount_of(&ledger, "alice"), 9);
+    qli_ledger_rollback(&ledger);
+
+    qli_ledger_disconnect(&ledger);
+    assert_int_equal(qli_ledger_connect(&ledger, 0), QL_OK);
+    assert_int_equal(amount_of(&ledger, "alice"), 5);
+    assert_int_equal(amount_of(&ledger, "bob"), INT64_MAX);
+    assert_int_equal(amount_of(&ledger, "carol"), -1);
+    assert_int_equal(qli_ledger_check(&ledger), QL_OK);
+    qli_ledger_end(&ledger);
+}
+
+static void what_is_charged_is_there_after_a_close(void **state)
+{
+    (void)state;
+    struct ql *ql = open_store();
+    charge(ql, "alice", "bytes", 5);
+    assert_int_equal(bench_number(&bench, "SELECT count(*) FROM totals"), 0);
+    flush(ql);
+    assert_int_equal(bench_number(&bench, "SELECT sum(amount) FROM totals"), 5);
+    charge(ql, "alice", "bytes", 2);
+    ql_close(ql);
+    assert_int_equal(bench_number(&bench, "SELECT sum(amount) FROM totals"), 7);
+    ql = open_store();
+    assert_int_equal(bench_total(ql, "alice", "bytes"), 7);
+    assert_int_equal(ql_verify(ql, NULL, NULL), QL_OK);
+    ql_close(ql);
+}
+
+static void expect_mode(const char *name, mode_t mode)
+{
+    char path[KT_PATH + 32];
+    struct stat info;
+    snprintf(path, sizeof path, "%s/%s", bench.store, name);
+    assert_int_equal(stat(path, &info), 0);
+    if ((info.st_mode & 0777) != mode)
+        fail_msg("%s has mode %o, not %o", name, info.st_mode & 0777, mode);
+}
+
+/* Those who may write in the directory may write to the ledger, whatever the umask. */
+static void the_files_have_the_directorys_mode(void **state)
+{
+    (void)state;
+    static const mode_t modes[] = {0700, 0770, 0775, 0777};
+    static const mode_t masks[] = {0, 0077};
+    for (size_t i = 0; i < 8; i++) {
+        assert_int_equal(mkdir(bench.store, 0700), 0);
+        assert_int_equal(chmod(bench.store, modes[i / 2]), 0);
+        mode_t before = umask(masks[i % 2]);
+        struct ql *ql = open_store();
+        charge(ql, "alice", "bytes", 1);
+        flush(ql);
+        umask(before);
+        expect_mode("ledger.db", modes[i / 2] & 0666);
+        expect_mode("ledger.db-wal", modes[i / 2] & 0666);
+        expect_mode("ledger.db-shm", modes[i / 2] & 0666);
+        ql_close(ql);
+        kt_directory_remove(bench.store);
+    }
+}
+
+static void the_directory_may_be_renamed_while_in_use(void **state)
+{
+    (void)state;
+    char elsewhere[KT_PATH + 16];
+    snprintf(elsewhere, sizeof elsewhere, "%s/elsewhere", bench.base);
+    struct ql *ql = open_store();
+    charge(ql, "alice", "bytes", 5);
+    flush(ql);
+    assert_int_equal(rename(bench.store, elsewhere), 0);
+    charge(ql, "alice", "bytes", 1);
+    flush(ql);
+    assert_int_equal(access(bench.store, F_OK), -1);
+    assert_int_equal(rename(elsewhere, bench.store), 0);
+    assert_int_equal(bench_number(&bench, "SELECT amount FROM totals"), 6);
+    charge(ql, "alice", "bytes", 1);
+    flush(ql);
+    ql_close(ql);
+    assert_int_equal(bench_number(&bench, "SELECT amount FROM totals"), 7);
+}
+
+/* ---- the history --------------------------------------------------------- */
+
+#define SHOWN_MAX 32
+
+struct shown {
+    int count;
+    int stop_after;
+    int64_t starts[SHOWN_MAX];
+    int64_t amounts[SHOWN_MAX];
+};
+
+static int show(void *context, const struct ql_history_entry *entry)
+{
+    struct shown *shown = context;
+    assert_true(shown->count < SHOWN_MAX);
+    assert_int_equal(entry->end, entry->start + BENCH_DAY);
+    shown->starts[shown->count] = entry->start;
+    shown->amounts[shown->count++] = entry->amount;
+    return shown->count == shown->stop_after ? 42 : 0;
+}
+
+/* The sum of the amounts is a sum of powers of two: which days are in it. */
+static int64_t days_shown(struct ql *ql, const char *meter, int64_t from, int64_t to)
+{
+    struct shown shown = {0};
+    int64_t sum = 0;
+    int stopped = 7;
+    assert_int_equal(ql_history(ql, "alice", meter, from, to, show, &shown, &stopped), QL_OK);
+    assert_int_equal(stopped, 0);
+    for (int i = 0; i < shown.count; i++) {
+        assert_true(i == 0 || shown.starts[i] >= shown.starts[i - 1]);
+        sum += shown.amounts[i];
+    }
+    return sum;
+}
+
+static struct ql *open_with_five_days(int64_t *first)
+{
+    struct ql *ql = open_store();
+    *first = bench.clock_ns[0] / KT_DAY_NS * BENCH_DAY;
+    for (int day = 0; day < 5; day++) {
+        charge(ql, "alice", "bytes", INT64_C(1) << day);
+        charge(ql, "alice", "statements", INT64_C(256) << day);
+        charge(ql, "bob", "bytes", 1000000);
+        *bench.clock_ns += day < 4 ? KT_DAY_NS : 0;
+    }
+    return ql;
+}
+
+static void the_history_has_the_windows_that_overlap(void **state)
+{
+    (void)state;
+    int64_t first;
+    struct ql *ql = open_with_five_days(&first);
+    const int64_t day = BENCH_DAY;
+    assert_int_equal(days_shown(ql, "bytes", first, first + 5 * day), 31);
+    assert_int_equal(days_shown(ql, "bytes", 0, INT64_MAX), 31);
+    assert_int_equal(days_shown(ql, "bytes", INT64_MIN, INT64_MAX), 31);
+    assert_int_equal(days_shown(ql, NULL, first, first + 5 * day), 31 * 257);
+    assert_int_equal(days_shown(ql, "bytes", first + day, first + 2 * day), 2);
+    assert_int_equal(days_shown(ql, "bytes", first + 2 * day - 1, first + 2 * day + 1), 6);
+    assert_int_equal(days_shown(ql, "bytes", first + 1, first + 2), 1);
+    assert_int_equal(days_shown(ql, "bytes", first + day, first + day), 0);
+    assert_int_equal(days_shown(ql, "bytes", INT64_MIN, first), 0);
+    assert_int_equal(days_shown(ql, "bytes", first + 5 * day, INT64_MAX), 0);
+    assert_int_equal(days_shown(ql, "scans", 0, INT64_MAX), 0);
+    ql_close(ql);
+}
+
+static void a_visitor_ends_the_history(void **state)
+{
+    (void)state;
+    int64_t first;
+    int stopped = 0;
+    struct shown shown = {.stop_after = 3};
+    struct ql *ql = open_with_five_days(&first);
+    assert_int_equal(ql_history(ql, "alice", NULL, 0, INT64_MAX, show, &shown, &stopped), QL_OK);
+    assert_int_equal(stopped, 42);
+    assert_int_equal(shown.count, 3);
+    shown = (struct shown){.stop_after = 1};
+    assert_int_equal(ql_history(ql, "alice", NULL, 0, INT64_MAX, show, &shown, NULL), QL_OK);
+    assert_int_equal(shown.count, 1);
+    ql_close(ql);
+}
+
+static void wrong_calls_of_the_ledger(void **state)
+{
+    (void)state;
+    struct shown shown = {0};
+    struct ql_error error;
+    int64_t lag_ms;
+    struct ql *ql = open_store();
+    assert_int_equal(ql_history(NULL, "a", NULL, 0, 1, show, &shown, NULL), QL_E_INVALID);
+    assert_int_equal(ql_history(ql, NULL, NULL, 0, 1, show, &shown, NULL), QL_E_SUBJECT);
+    assert_int_equal(ql_history(ql, "a", NULL, 0, 1, NULL, &shown, NULL), QL_E_INVALID);
+    assert_int_equal(ql_history(ql, "a", NULL, 1, 0, show, &shown, NULL), QL_E_INVALID);
+    assert_int_equal(ql_history(ql, "a//b", NULL, 0, 1, show, &shown, NULL), QL_E_SUBJECT);
+    assert_int_equal(ql_flush(NULL, &error), QL_E_INVALID);
+    assert_int_equal(ql_flush_lag(NULL, &lag_ms), QL_E_INVALID);
+    assert_int_equal(ql_flush_lag(ql, NULL), QL_E_INVALID);
+    assert_int_equal(ql_backup(NULL, "x", &error), QL_E_INVALID);
+    assert_int_equal(ql_backup(ql, NULL, &error), QL_E_INVALID);
+    assert_int_equal(ql_backup(ql, "", NULL), QL_E_INVALID);
+    assert_int_equal(ql_flush(ql, NULL), QL_OK);
+    assert_int_equal(shown.count, 0);
+    ql_close(ql);
+}
+
+/* ---- how long it is kept ------------------------------------------------- */
+
+static int64_t rows_before(int64_t day)
+{
+    char sql[96];
+    snprintf(sql, sizeof sql, "SELECT count(*) FROM totals WHERE start < %lld",
+             (long long)(day * BENCH_DAY));
+    return bench_number(&bench, sql);
+}
+
+static void windows_are_kept_for_history_days(void **state)
+{
+    (void)state;
+    struct ql_options options = async_options();
+    options.history_days = 3;
+    struct ql *ql = kt_open(bench.store, &options);
+    for (int i = 0; i < 12; i++) {
+        int64_t day = *bench.clock_ns / KT_DAY_NS;
+        charge(ql, "alice", "bytes", 1);
+        flush(ql);
+        assert_int_equal(rows_before(day - 3), 0);
+        assert_int_equal(rows_before(day + 1), i < 3 ? i + 1 : 4);
+        *bench.clock_ns += KT_DAY_NS;
+    }
+    ql_close(ql);
+}
+
+/* A store that was closed for long has much to remove, which takes some flushes. */
+static void old_windows_go_little_by_little(void **state)
+{
+    (void)state;
+    struct ql *ql = open_store();
+    charge(ql, "alice", "bytes", 1);
+    flush(ql);
+    bench_sql(&bench,
+              "WITH RECURSIVE n(i) AS (VALUES(0) UNION ALL SELECT i + 1 FROM n LIMIT 12000) "
+              "INSERT INTO totals SELECT 'day', 86400 * (i % 30), 'old-' || i, 'bytes', 1 "
+              "FROM n");
+    static const int64_t left[] = {7001, 2001, 1, 1};
+    *bench.clock_ns += KT_DAY_NS;
+    charge(ql, "alice", "bytes", 0); /* moves the day */
+    for (size_t i = 0; i < 4; i++) {
+        flush(ql);
+        assert_int_equal(bench_number(&bench, "SELECT count(*) FROM totals"), left[i]);
+    }
+    ql_close(ql);
+}
+
+static void for_ever_is_for_ever(void **state)
+{
+    (void)state;
+    struct ql_options options = async_options();
+    options.history_days = UINT32_MAX;
+    struct ql *ql = kt_open(bench.store, &options);
+    charge(ql, "alice", "bytes", 1);
+    for (int i = 0; i < 3; i++) {
+        *bench.clock_ns += 1000 * KT_DAY_NS;
+        charge(ql, "alice", "bytes", 1);
+        flush(ql);
+    }
+    assert_int_equal(bench_number(&bench, "SELECT count(*) FROM totals"), 4);
+    ql_close(ql);
+    assert_int_equal(bench_number(&bench, "SELECT history_days FROM meta"), 0);
+}
+
+/* ---- who may open it ----------------------------------------------------- */
+
+static void expect_refusal(const char *path, struct ql_options options, enum ql_status status,
+                           const char *word)
+{
+    struct ql *ql;
+    struct ql_error error;
+    assert_int_equal(ql_open(path, &options, &ql, &error), status);
+    assert_null(ql);
+    if (strstr(error.text, word) == NULL)
+        fail_msg("no '%s' in: %s", word, error.text);
+}
+
+static void a_store_has_a_ledger_or_not(void **state)
+{
+    (void)state;
+    struct ql_options options = async_options();
+    struct ql *ql = open_store();
+    charge(ql, "alice", "bytes", 5);
+    options.durability = QL_DURABILITY_NONE;
+    expect_refusal(bench.store, options, QL_E_STORE, "has a ledger");
+    ql_close(ql);
+    expect_refusal(bench.store, options, QL_E_STORE, "has a ledger");
+    kt_directory_remove(bench.store);
+
+    ql = kt_open(bench.store, &options);
+    for (int durability = QL_DURABILITY_ASYNC; durability <= QL_DURABILITY_SYNC; durability++) {
+        options.durability = (enum ql_durability)durability;
+        expect_refusal(bench.store, options, QL_E_STORE, "without a ledger");
+    }
+    options.durability = QL_DURABILITY_STORE;
+    struct ql *other = kt_open(bench.store, &options);
+    ql_close(other);
+    ql_close(ql);
+    options.durability = QL_DURABILITY_ASYNC;
+    expect_refusal(bench.store, options, QL_E_STORE, "without a ledger");
+}
+
+static void bad_options_are_refused(void **state)
+{
+    (void)state;
+    struct ql_options options = async_options();
+    for (int durability = QL_DURABILITY_ASYNC; durability <= QL_DURABILITY_SYNC; durability++) {
+        options.durability = (enum ql_durability)durability;
+        expect_refusal("memory:", options, QL_E_STORE, "'memory:' has no ledger");
+    }
+    options.durability = (enum ql_durability)(QL_DURABILITY_SYNC + 1);
+    expect_refusal(bench.store, options, QL_E_INVALID, "durability");
+    options = async_options();
+    options.flush_interval_ms = -1;
+    expect_refusal(bench.store, options, QL_E_INVALID, "flush_interval_ms");
+    options.flush_interval_ms = INT64_C(86400001);
+    expect_refusal(bench.store, options, QL_E_INVALID, "flush_interval_ms");
+    assert_int_equal(access(bench.store, F_OK), -1);
+}
+
+/* ---- descriptors --------------------------------------------------------- */
+
+/* Descriptors of this process that lead to a file of the ledger. */
+static int ledger_descriptors(void)
+{
+    int found = 0;
+    DIR *directory = opendir("/proc/self/fd");
+    KT_CHECK(directory != NULL, "/proc/self/fd");
+    struct dirent *entry;
+    while ((entry = readdir(directory)) != NULL) {
+        char target[2 * KT_PATH];
+        ssize_t length = readlinkat(dirfd(directory), entry->d_name, target, sizeof target - 1);
+        target[length > 0 ? length : 0] = '\0';
+        found += strstr(target, "/ledger.db") != NULL;
+    }
+    closedir(directory);
+    return found;
+}
+
+static void a_forked_child_has_no_descriptor_of_the_ledger(void **state)
+{
+    (void)state;
+    struct ql *ql = open_store();
+    charge(ql, "alice", "bytes", 1);
+    flush(ql);
+    assert_true(ledger_descriptors() > 0);
+    pid_t child = kt_fork();
+    if (child == 0) {
+        KT_CHECK(ledger_descriptors() == 0, "before its first call");
+        KT_CHECK(ql_charge(ql, "alice", "bytes", 2, NULL) == QL_OK, "the child");
+        KT_CHECK(ql_flush(ql, NULL) == QL_OK, "the child");
+        ql_close(ql);
+        KT_CHECK(ledger_descriptors() == 0, "after the close");
+        _exit(0);
+    }
+    kt_wait_success(child);
+    charge(ql, "alice", "bytes", 4);
+    flush(ql);
+    ql_close(ql);
+    assert_int_equal(ledger_descriptors(), 0);
+    assert_int_equal(bench_number(&bench, "SELECT amount FROM totals"), 7);
+}
+
+#define FOREIGN_FILES 24
+
+static void foreign_path(char path[KT_PATH + 32], int number)
+{
+    snprintf(path, KT_PATH + 32, "%s/foreign-%d", bench.base, number);
+}
+
+/* Closes all that the process has, and gets the numbers for files of its own. */
+static void be_a_bad_host(struct ql *ql)
+{
+    enum ql_status charged = QL_OK;
+    enum ql_status flushed = QL_OK;
+    char path[KT_PATH + 32];
+    KT_CHECK(close_range(3, ~0U, 0) == 0, "close_range");
+    for (int i = 0; i < FOREIGN_FILES; i++) {
+        foreign_path(path, i);
+        int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+        KT_CHECK(fd >= 3 && write(fd, "mine", 4) == 4, "%s", path);
+    }
+    int64_t deadline_ns = kt_now_ns() + 5 * INT64_C(1000000000);
+    do {
+        charged = ql_charge(ql, "alice", "bytes", 1, NULL);
+        flushed = ql_flush(ql, NULL);
+    } while (charged == QL_OK && kt_now_ns() < deadline_ns);
+    KT_CHECK(charged == QL_E_DETACHED && flushed == QL_E_DETACHED, "%s, %s",
+             ql_status_name(charged), ql_status_name(flushed));
+    ql_close(ql);
+}
+
+static void what_a_host_got_for_a_closed_descriptor_is_not_written_to(void **state)
+{
+    (void)state;
+    char path[KT_PATH + 32];
+    char text[8];
+    struct stat info;
+    pid_t child = kt_fork();
+    if (child == 0) {
+        struct ql *ql = open_store();
+        KT_CHECK(ql_charge(ql, "alice", "bytes", 5, NULL) == QL_OK, "charge");
+        KT_CHECK(ql_flush(ql, NULL) == QL_OK, "flush");
+        be_a_bad_host(ql);
+        _exit(0);
+    }
+    kt_wait_success(child);
+    for (int i = 0; i < FOREIGN_FILES; i++) {
+        foreign_path(path, i);
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        assert_int_equal(fstat(fd, &info), 0);
+        if (info.st_size != 4 || read(fd, text, sizeof text) != 4 || memcmp(text, "mine", 4) != 0)
+            fail_msg("%s was written to", path);
+        close(fd);
+        assert_int_equal(unlink(path), 0);
+    }
+    struct ql *ql = open_store();
+    assert_true(bench_total(ql, "alice", "bytes") >= 5);
+    assert_int_equal(ql_verify(ql, NULL, NULL), QL_OK);
+    ql_close(ql);
+}
+
+#define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        CASE(an_amount_never_becomes_less),
+        CASE(what_is_charged_is_there_after_a_close),
+        CASE(the_files_have_the_directorys_mode),
+        CASE(the_directory_may_be_renamed_while_in_use),
+        CASE(the_history_has_the_windows_that_overlap),
+        CASE(a_visitor_ends_the_history),
+        CASE(wrong_calls_of_the_ledger),
+        CASE(windows_are_kept_for_history_days),
+        CASE(old_windows_go_little_by_little),
+        CASE(for_ever_is_for_ever),
+        CASE(a_store_has_a_ledger_or_not),
+        CASE(bad_options_are_refused),
+        CASE(a_forked_child_has_no_descriptor_of_the_ledger),
+        CASE(what_a_host_got_for_a_closed_descriptor_is_not_written_to),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
