@@ -250,9 +250,10 @@ static enum ql_status write_chunk(struct qli_flusher *flusher, struct qli_call *
     if (status != QL_OK)
         return status;
     const struct qli_limits *limits = qli_limits_current(engine);
-    if (flusher->chunk_count == 0 &&
-        limits->sequence == qli_page_load(&engine->ledger->limits_written))
-        return QL_OK;
+    bool settled = limits->sequence == qli_page_load(&engine->ledger->limits_written) &&
+                   settings_of(engine->ledger) == qli_page_load(&engine->ledger->settings);
+    if (flusher->chunk_count == 0 && settled)
+        return look(flusher, call);
     status = begin(flusher, call, &meta);
     if (status == QL_OK)
         status = put_settings(flusher, limits, &meta);

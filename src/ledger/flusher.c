@@ -22,13 +22,23 @@
 
 /* ---- the right to write -------------------------------------------------- */
 
+/* A host closed our descriptors, SQLite's with them. */
+static bool is_detached(const struct qli_flusher *flusher)
+{
+    const struct qli_region *region = &flusher->engine->region;
+    return !qli_holder_is_lock_file(region, region->lock_fd) ||
+           __atomic_load_n(&flusher->ledger.lost, __ATOMIC_RELAXED);
+}
+
 static bool take_byte(struct qli_flusher *flusher)
 {
     struct qli_region *region = &flusher->engine->region;
+    if (is_detached(flusher))
+        return false;
     if (!qli_holder_is_lock_file(region, flusher->lock_fd)) {
         int fd = qli_attach_reopen_lock(region, O_RDWR);
         if (fd >= 0 && !qli_holder_is_lock_file(region, fd)) {
-            close(fd); /* of a host, which has got our descriptor's number */
+            close(fd); /* of a host, which has got our descriptor's number meanwhile */
             fd = -1;
         }
         flusher->lock_fd = fd;
@@ -62,7 +72,7 @@ bool qli_flusher_enter(struct qli_flusher *flusher, int64_t wait_ms)
 {
     int64_t deadline_ns = qli_clock_boot_ns() + wait_ms * QLI_NS_PER_MS;
     while (!try_enter(flusher)) {
-        if (qli_clock_boot_ns() >= deadline_ns)
+        if (is_detached(flusher) || qli_clock_boot_ns() >= deadline_ns)
             return false;
         struct timespec nap = {.tv_sec = 0, .tv_nsec = QLI_NS_PER_MS};
         nanosleep(&nap, NULL);
@@ -98,8 +108,12 @@ static enum ql_status explain(const struct qli_flusher *flusher, enum ql_status 
     return status == QL_OK ? QL_OK : qli_error(error, status, 0, "%s", ql_status_text(status));
 }
 
-static enum ql_status busy(struct ql_error *error, int64_t wait_ms)
+/* Why the flusher could not be entered. */
+static enum ql_status not_entered(const struct qli_flusher *flusher, int64_t wait_ms,
+                                  struct ql_error *error)
 {
+    if (is_detached(flusher))
+        return qli_error(error, QL_E_DETACHED, 0, "%s", ql_status_text(QL_E_DETACHED));
     return qli_error(error, QL_E_BUSY, 0,
                      "others have been in the ledger for %lld ms: it is in heavy use, or one of "
                      "them is stopped",
@@ -110,7 +124,7 @@ enum ql_status qli_flusher_flush(struct qli_flusher *flusher, uint64_t self, int
                                  struct ql_error *error)
 {
     if (!qli_flusher_enter(flusher, wait_ms))
-        return busy(error, wait_ms);
+        return not_entered(flusher, wait_ms, error);
     enum ql_status status = qli_flush(flusher, self);
     status = explain(flusher, status, error);
     qli_flusher_leave(flusher);
@@ -153,7 +167,7 @@ enum ql_status qli_flusher_await(struct qli_flusher *flusher, uint64_t self, uin
             return QL_OK;
         }
         int64_t left_ns = deadline_ns - qli_clock_boot_ns();
-        if (left_ns <= 0)
+        if (left_ns <= 0 || is_detached(flusher))
             return QL_E_NOT_DURABLE;
         nap_until_done(page, seen, left_ns);
     }
@@ -169,7 +183,7 @@ enum ql_status qli_flusher_lend(struct qli_flusher *flusher, uint64_t self, uint
     const uint64_t *flushed = &qli_engine_shard(flusher->engine, shard)->flushed;
     uint64_t needed = qli_page_load(&flusher->engine->ledger->begun) + 1;
     if (!qli_flusher_enter(flusher, wait_ms))
-        return busy(error, wait_ms);
+        return not_entered(flusher, wait_ms, error);
     enum ql_status status = QL_OK;
     if (qli_page_load(flushed) < needed)
         status = qli_flush(flusher, self);
@@ -195,7 +209,7 @@ static enum ql_status connect_reader(struct qli_flusher *flusher, int64_t wait_m
 {
     *reader = (struct qli_ledger){.directory_fd = -1};
     if (!qli_flusher_enter(flusher, wait_ms))
-        return busy(error, wait_ms);
+        return not_entered(flusher, wait_ms, error);
     enum ql_status status = qli_ledger_init(reader, flusher->ledger.directory_fd, error);
     if (status == QL_OK) {
         status = qli_ledger_connect(reader, flusher->ledger.files);

@@ -350,30 +350,46 @@ static void foreign_rows_are_passed_over(void **state)
     ql_close(ql);
 }
 
-static void foreign_limits_and_settings_are_passed_over(void **state)
+/* No limits would be enforced, if they were passed over. */
+static void foreign_limits_are_refused(void **state)
 {
     (void)state;
     static const char *const edits[] = {
         "INSERT INTO limits VALUES (50, 'A name!', 'bytes', 'day', 5)",
-        "UPDATE limits SET cap = -1",
+        "PRAGMA ignore_check_constraints = 1; UPDATE limits SET cap = -1",
         "UPDATE limits SET name = 'same'",
-        "UPDATE meta SET durability = 99, history_days = -5",
     };
     for (size_t i = 0; i < sizeof edits / sizeof edits[0]; i++) {
+        struct ql_error error;
+        struct ql_options options = bench_options(&bench, 16);
         struct ql *ql = open_store();
         charge(ql, "alice", "bytes", 5);
         reboot(ql);
         bench_sql(&bench, edits[i]);
+        assert_int_equal(ql_open(bench.store, &options, &ql, &error), QL_E_LEDGER);
+        assert_non_null(strstr(error.text, "limits"));
+        bench_sql(&bench, "DELETE FROM limits");
         ql = open_store();
         assert_int_equal(bench_total(ql, "alice", "bytes"), 5);
-        charge(ql, "alice", "bytes", 1);
         ql_close(ql);
-        assert_int_equal(bench_number(&bench, "SELECT count(*) FROM limits"), 3);
-        assert_int_equal(bench_number(&bench, "SELECT durability FROM meta"), QL_DURABILITY_ASYNC);
-        assert_true(bench_number(&bench, "SELECT history_days FROM meta") == 400);
         bench_remove(&bench);
         bench_make(&bench);
     }
+}
+
+static void foreign_settings_are_passed_over(void **state)
+{
+    (void)state;
+    struct ql *ql = open_store();
+    charge(ql, "alice", "bytes", 5);
+    reboot(ql);
+    bench_sql(&bench, "UPDATE meta SET durability = 99, history_days = -5");
+    ql = open_store();
+    assert_int_equal(bench_total(ql, "alice", "bytes"), 5);
+    charge(ql, "alice", "bytes", 1);
+    ql_close(ql);
+    assert_int_equal(bench_number(&bench, "SELECT durability FROM meta"), QL_DURABILITY_ASYNC);
+    assert_true(bench_number(&bench, "SELECT history_days FROM meta") == 400);
 }
 
 #define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -390,7 +406,8 @@ int main(void)
         CASE(a_smaller_store_is_made_as_large_as_it_must_be),
         CASE(yesterday_is_restored_as_far_as_there_is_room),
         CASE(foreign_rows_are_passed_over),
-        CASE(foreign_limits_and_settings_are_passed_over),
+        CASE(foreign_limits_are_refused),
+        CASE(foreign_settings_are_passed_over),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
