@@ -97,7 +97,7 @@ static enum ql_status leave_lease(struct qli_section *section, enum ql_status st
 static bool foreign(const struct qli_call *call, const struct qli_lease *slot)
 {
     return qli_lease_state(slot) == QLI_LEASE_HELD && slot->holder != call->self &&
-           slot->holder != 0;
+           slot->holder != 0 && !qli_lease_over_age(slot, call);
 }
 
 /* The subject of a kept lease may have been evicted, and its slot have another. */
@@ -124,9 +124,10 @@ static enum ql_status add_amounts(struct qli_section *section, const struct qli_
     return QL_OK;
 }
 
-/* Stores: the cells'; the lease's end; the commit. */
-enum ql_status qli_operation_settle(const struct qli_call *call, const struct ql_lease *lease,
-                                    const struct qli_amount *amounts, size_t count)
+/* *owner is whose it is after QL_E_NOT_OWNER. Stores: the cells'; the lease's end; the
+ * commit. */
+static enum ql_status settle_once(const struct qli_call *call, const struct ql_lease *lease,
+                                  const struct qli_amount *amounts, size_t count, uint64_t *owner)
 {
     struct qli_section section;
     uint64_t index;
@@ -137,8 +138,10 @@ enum ql_status qli_operation_settle(const struct qli_call *call, const struct ql
     struct qli_subject *subject = qli_subject_at(&section, slot->subject);
     if (subject == NULL)
         return qli_section_abandon(&section, QL_E_CORRUPT);
-    if (foreign(call, slot))
+    if (foreign(call, slot)) {
+        *owner = slot->holder;
         return qli_section_abandon(&section, QL_E_NOT_OWNER);
+    }
     if (!has_subject(slot, subject))
         return qli_section_abandon(&section, QL_E_EXPIRED);
     bool kept = qli_lease_is_kept(slot);
@@ -150,6 +153,21 @@ enum ql_status qli_operation_settle(const struct qli_call *call, const struct ql
                   : qli_lease_settle_locked(&section, index);
     status = leave_lease(&section, status);
     return status == QL_OK && late ? QL_LATE : status;
+}
+
+enum ql_status qli_operation_settle(const struct qli_call *call, const struct ql_lease *lease,
+                                    const struct qli_amount *amounts, size_t count)
+{
+    uint64_t owner;
+    enum ql_status status = settle_once(call, lease, amounts, count, &owner);
+    if (status != QL_E_NOT_OWNER || qli_holder_alive(&call->engine->region, call->self, owner))
+        return status;
+    /* Its death was not noticed yet; the lease ended then. */
+    uint64_t shard = qli_lease_number_shard(lease->index);
+    status = qli_operation_reap(call, qli_word_slot(owner), qli_word_generation(owner), &shard);
+    if (status != QL_OK && status != QL_E_BUSY)
+        return status;
+    return settle_once(call, lease, amounts, count, &owner);
 }
 
 /* Stores: the deadline, or the lease's end if it is over; the commit. */
@@ -181,9 +199,14 @@ enum ql_status qli_operation_revoke(const struct qli_call *call, const struct ql
     enum ql_status status = enter_lease(call, lease, &section, &index);
     if (status != QL_OK)
         return status;
-    if (qli_lease_is_kept(qli_lease_at(&section, index)))
+    const struct qli_lease *slot = qli_lease_at(&section, index);
+    if (qli_lease_is_kept(slot))
         return qli_section_abandon(&section, QL_E_EXPIRED);
-    return leave_lease(&section, qli_lease_end_locked(&section, index, QLI_LEASE_REVOKED));
+    bool over = qli_lease_over_age(slot, call);
+    status =
+        leave_lease(&section, qli_lease_end_locked(&section, index,
+                                                   over ? QLI_LEASE_EXPIRED : QLI_LEASE_REVOKED));
+    return status == QL_OK && over ? QL_E_EXPIRED : status;
 }
 
 enum ql_status qli_operation_lease_subject(const struct qli_call *call,

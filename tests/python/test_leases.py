@@ -100,6 +100,44 @@ def test_another_process_renews_and_settles_a_timed_lease_only(
     assert (held(store), tokens(store)) == (0, 7)
 
 
+@pytest.mark.parametrize("thread", [False, True])
+def test_a_lease_of_the_dead_is_settled_by_anybody_at_once(
+    store_path: str, start_worker: Start, thread: bool
+) -> None:
+    """Also where nobody has noticed the death yet."""
+    with Store(store_path, LIMITS, max_subjects=64, thread=thread) as store:
+        worker = start_worker(TAKER, store_path)
+        foreign = store.lease(worker.line().split()[1])
+        worker.signal(signal.SIGKILL)
+        worker.process.wait()
+        assert foreign.settle({"tokens": 2}) is True
+        assert status_of(foreign.settle) == "QL_E_SETTLED"
+        assert tokens(store) == 2
+
+
+AGED = """
+import sys, time
+from quotalite import Store
+store = Store(sys.argv[1], thread=False)
+leases = [store.admit("alice", max_age_ms=1) for _ in range(2)]
+over = time.clock_gettime(time.CLOCK_BOOTTIME) + 0.002
+while time.clock_gettime(time.CLOCK_BOOTTIME) < over:
+    pass
+print(*(lease.text for lease in leases), flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_lease_over_its_age_has_ended_for_anybody(store_path: str, start_worker: Start) -> None:
+    """Also where nobody has ended it yet."""
+    with Store(store_path, LIMITS, max_subjects=64, thread=False) as store:
+        worker = start_worker(AGED, store_path)
+        settled, revoked = (store.lease(text) for text in worker.line().split())
+        assert settled.settle({"tokens": 2}) is True
+        assert status_of(lambda: store.revoke(revoked)) == "QL_E_EXPIRED"
+        assert (held(store), tokens(store)) == (0, 2)
+
+
 def test_a_forked_child_settles_what_its_parent_admitted(store: Store) -> None:
     leases = [store.admit("alice", ttl_ms=LONG_MS) for _ in range(2)]
 
