@@ -52,7 +52,7 @@ static inline enum ql_status qli_handle_find_day(struct qli_store *store, struct
     if (__builtin_expect((uint64_t)call->day != __atomic_load_n(&page->day, __ATOMIC_ACQUIRE), 0))
         status = qli_handle_follow_clock(store, &call->now_ns, &call->day);
     uint64_t ask_until = __atomic_load_n(&page->ask_until, __ATOMIC_RELAXED);
-    call->asks = ask_until != 0 && (uint64_t)call->day <= ask_until;
+    call->asks = qli_engine_day_asks(call->day, ask_until);
     return status;
 }
 

@@ -27,7 +27,7 @@ static inline bool qli_cell_is_ahead(const struct qli_call *call, const struct q
 static inline bool qli_cell_new_day_asks(const struct qli_call *call)
 {
     uint64_t ask_until = __atomic_load_n(&call->engine->page->ask_until, __ATOMIC_RELAXED);
-    return call->asks || (ask_until != 0 && call->day <= (int64_t)ask_until);
+    return call->asks || qli_engine_day_asks(call->day, ask_until);
 }
 
 /* Whether a call that looks at the cell has to ask the ledger. */

@@ -68,7 +68,7 @@ struct qli_call {
     uint64_t self;
     int64_t now_ns;
     int64_t day;     /* of the store, not of the reader's clock */
-    bool asks;       /* day <= ask_until: a cell without the day's window does not know its total */
+    bool asks;       /* a cell without the day's window does not know its total, or yesterday's */
     int64_t boot_ns; /* CLOCK_BOOTTIME, or 0 while no lease has a deadline */
     int64_t wait_ms;
 };
@@ -92,6 +92,13 @@ static inline int64_t qli_engine_amount(uint64_t word)
 static inline bool qli_engine_has_ledger(const struct qli_engine *engine)
 {
     return __atomic_load_n(&engine->ledger->durability, __ATOMIC_RELAXED) >= QL_DURABILITY_ASYNC;
+}
+
+/* Whether the ledger may know more of that day, or of the day before it, which is
+ * opened with it. */
+static inline bool qli_engine_day_asks(int64_t day, uint64_t ask_until)
+{
+    return ask_until != 0 && (uint64_t)day - 1 <= ask_until;
 }
 
 /* Computes the geometry and the plan of a region for these options. */

@@ -96,7 +96,7 @@ class World:
 
     def asked_about(self, subject: str) -> None:
         """That the ledger was asked for an earlier day is noted, which takes a place."""
-        if self.day <= self.left:
+        if self.day <= self.left + 1:
             self.touched.add(subject)
 
     def end_of_day(self) -> int:

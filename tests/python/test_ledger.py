@@ -62,6 +62,19 @@ def test_the_history_has_the_days_in_order(store: Store, clock: Clock) -> None:
     assert store.history("alice", start=second.start, end=second.start) == []
 
 
+def test_yesterday_is_known_after_a_step_back_and_a_restart(store_path: str, clock: Clock) -> None:
+    """The restart finds the clock before the day that was charged; then it goes on."""
+    with Store(store_path, LIMITS, max_subjects=64, clock=clock) as store:
+        store.charge("alice", "tokens", 5)
+    Path(store_path, "region").unlink()
+    clock.now -= timedelta(days=1)
+    with Store(store_path, LIMITS, max_subjects=64, clock=clock) as store:
+        assert store.usage("alice").meters[0][1:] == (0, 0)
+        clock.now += timedelta(days=2)
+        store.charge("alice", "tokens", 7)
+        assert store.usage("alice").meters[0][1:] == (7, 5)
+
+
 def test_the_history_of_a_store_without_a_ledger_has_two_days(clock: Clock) -> None:
     with Store("memory:", LIMITS, max_subjects=64, clock=clock) as store:
         expected = charge_three_days(store, clock)

@@ -60,7 +60,9 @@ static void a_day_that_is_not_open_is_asked_for(void **state)
     scene.engine->page->ask_until = TODAY + 1; /* since the call has begun */
     expect_asked("alice");
     expect_asked("nobody");
-    scene.engine->page->ask_until = TODAY;
+    scene.engine->page->ask_until = TODAY; /* the day before is opened too */
+    expect_asked("alice");
+    scene.engine->page->ask_until = TODAY - 1;
     charged("alice", BYTES, 1);
     expect_usage("alice", BYTES, 1, 7);
 }
