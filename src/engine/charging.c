@@ -158,7 +158,7 @@ static enum ql_status settle_once(const struct qli_call *call, const struct ql_l
 enum ql_status qli_operation_settle(const struct qli_call *call, const struct ql_lease *lease,
                                     const struct qli_amount *amounts, size_t count)
 {
-    uint64_t owner;
+    uint64_t owner = 0;
     enum ql_status status = settle_once(call, lease, amounts, count, &owner);
     if (status != QL_E_NOT_OWNER || qli_holder_alive(&call->engine->region, call->self, owner))
         return status;

@@ -253,6 +253,7 @@ class World:
                 if who == subject
                 and total
                 and meter in (None, name)
+                and (start is None or start != end)
                 and (start is None or (day + 1) * DAY > start)
                 and (end is None or day * DAY < end)
                 and (world.ledger or day in (world.day - 1, world.day))
