@@ -235,6 +235,24 @@ def test_a_ledger_that_cannot_be_written_is_an_error(store_path: str) -> None:
         assert "alice" in ledger_of(store_path)
 
 
+@pytest.mark.parametrize("call", ["flush", "verify", "history", "backup"])
+def test_a_ledger_that_was_lost_is_written_again_though_nothing_was_charged(
+    store_path: str, tmp_path: Path, call: str
+) -> None:
+    """It is not only what is written next that the ledger lacks."""
+    options: dict[str, Any] = {"flush_interval_seconds": 86_400, "thread": False}
+    with Store(store_path, LIMITS, max_subjects=64, **options) as store:
+        store.charge("alice", "tokens", 5)
+        store.flush()
+        for file in Path(store_path).glob("ledger.db*"):
+            file.unlink()
+        arguments = {"history": ["alice"], "backup": [tmp_path / "copy"]}
+        answer = getattr(store, call)(*arguments.get(call, []))
+        if call == "history":
+            assert [entry.amount for entry in answer] == [5]
+        assert "alice" in ledger_of(store_path)
+
+
 def test_a_charge_that_is_not_durable_is_made_once(
     store_path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
