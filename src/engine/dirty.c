@@ -321,6 +321,16 @@ static void reopen_cell(struct qli_section *section, struct qli_cell *cell, uint
     qli_section_store(section, &cell->total, total);
 }
 
+/* Another one may have done it meanwhile, and charged. */
+static bool is_open(const struct qli_call *call, const struct qli_subject *subject)
+{
+    for (uint64_t m = 0; m < call->engine->geometry.meter_capacity; m++) {
+        if ((int64_t)subject->cells[m].day != call->day)
+            return false;
+    }
+    return true;
+}
+
 /* Stores: the subject's, if it is new; the cells'; the commit. */
 enum ql_status qli_dirty_reopen(const struct qli_call *call, const struct qli_name *name,
                                 const struct qli_total *totals, size_t count)
@@ -338,6 +348,8 @@ enum ql_status qli_dirty_reopen(const struct qli_call *call, const struct qli_na
         return qli_section_abandon(&section, QL_OK);
     if (index == 0)
         status = qli_subject_insert_locked(&section, name, call->day, &index);
+    else if (is_open(call, qli_subject_at(&section, index)))
+        return qli_section_abandon(&section, QL_OK);
     else if (qli_subject_dirty(qli_subject_at(&section, index)) != 0)
         status = QLI_MUST_FLUSH;
     if (status != QL_OK)

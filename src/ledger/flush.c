@@ -91,8 +91,10 @@ static void know_ledger(struct qli_flusher *flusher, const struct qli_ledger_met
 static enum ql_status connect(struct qli_flusher *flusher)
 {
     struct qli_ledger_page *page = flusher->engine->ledger;
-    const struct qli_ledger_files former = {qli_page_load(&page->inode),
-                                            qli_page_load(&page->wal_inode)};
+    const struct qli_ledger_files former = {
+        .inode = qli_page_load(&page->inode),
+        .wal_inode = qli_page_load(&page->wal_inode),
+    };
     enum ql_status status = qli_ledger_connect(&flusher->ledger, former);
     if (status != QL_OK)
         return status;

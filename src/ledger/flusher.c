@@ -120,14 +120,27 @@ static enum ql_status not_entered(const struct qli_flusher *flusher, int64_t wai
                      (long long)wait_ms);
 }
 
-enum ql_status qli_flusher_flush(struct qli_flusher *flusher, uint64_t self, int64_t wait_ms,
-                                 struct ql_error *error)
+static enum ql_status flush_in_turn(struct qli_flusher *flusher, uint64_t self, int64_t wait_ms,
+                                    struct ql_error *error)
 {
     if (!qli_flusher_enter(flusher, wait_ms))
         return not_entered(flusher, wait_ms, error);
     enum ql_status status = qli_flush(flusher, self);
     status = explain(flusher, status, error);
     qli_flusher_leave(flusher);
+    return status;
+}
+
+/* Gives the right to write back between two tries at a shard that is busy. */
+enum ql_status qli_flusher_flush(struct qli_flusher *flusher, uint64_t self, int64_t wait_ms,
+                                 struct ql_error *error)
+{
+    int64_t deadline_ns = qli_clock_boot_ns() + wait_ms * QLI_NS_PER_MS;
+    enum ql_status status;
+    do {
+        int64_t left_ns = deadline_ns - qli_clock_boot_ns();
+        status = flush_in_turn(flusher, self, left_ns / QLI_NS_PER_MS, error);
+    } while (status == QL_E_BUSY && qli_clock_boot_ns() < deadline_ns);
     return status;
 }
 

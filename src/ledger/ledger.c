@@ -124,7 +124,8 @@ static uint64_t find_inode(const struct qli_ledger *ledger, const char *name)
 
 static struct qli_ledger_files find_files(const struct qli_ledger *ledger)
 {
-    return (struct qli_ledger_files){find_inode(ledger, FILE_NAME), find_inode(ledger, LOG_NAME)};
+    return (struct qli_ledger_files){find_inode(ledger, FILE_NAME), find_inode(ledger, LOG_NAME),
+                                     find_inode(ledger, INDEX_NAME)};
 }
 
 /* Whoever may use the store's directory may use its files. By name: a descriptor of
@@ -288,11 +289,6 @@ static enum ql_status open_connection(struct qli_ledger *ledger)
     return QL_OK;
 }
 
-bool qli_ledger_is_there(const struct qli_ledger *ledger, uint64_t inode)
-{
-    return directory_is_ours(ledger) && find_inode(ledger, FILE_NAME) == inode;
-}
-
 void qli_ledger_disconnect(struct qli_ledger *ledger)
 {
     if (ledger->db != NULL && !descriptors_are_ours(ledger))
@@ -305,11 +301,21 @@ void qli_ledger_disconnect(struct qli_ledger *ledger)
     ledger->db = NULL;
 }
 
+/* The log and its index too: whoever removes one of them takes away what was committed,
+ * or what keeps two processes apart. */
 static bool has_moved(const struct qli_ledger *ledger)
 {
+    const struct qli_ledger_files now = find_files(ledger);
     int moved = 0;
     return sqlite3_file_control(ledger->db, "main", SQLITE_FCNTL_HAS_MOVED, &moved) != SQLITE_OK ||
-           moved != 0;
+           moved != 0 || now.inode != ledger->files.inode ||
+           now.wal_inode != ledger->files.wal_inode || now.shm_inode != ledger->files.shm_inode;
+}
+
+bool qli_ledger_is_there(const struct qli_ledger *ledger, uint64_t inode)
+{
+    return directory_is_ours(ledger) && find_inode(ledger, FILE_NAME) == inode &&
+           (ledger->db == NULL || !has_moved(ledger));
 }
 
 enum ql_status qli_ledger_connect(struct qli_ledger *ledger, struct qli_ledger_files former)
@@ -331,6 +337,8 @@ enum ql_status qli_ledger_connect(struct qli_ledger *ledger, struct qli_ledger_f
     if (status == QL_OK)
         status = open_connection(ledger);
     ledger->files = find_files(ledger);
+    if (status == QL_OK && has_moved(ledger)) /* somebody replaced it meanwhile */
+        status = fail(ledger, SQLITE_READONLY_DBMOVED);
     /* SQLite does not tell which descriptors it has. */
     ledger->descriptor_count = find_descriptors(ledger, others, other_count, ledger->descriptors);
     if (status != QL_OK)

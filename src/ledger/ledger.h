@@ -35,6 +35,7 @@ enum qli_ledger_statement {
 struct qli_ledger_files {
     uint64_t inode;
     uint64_t wal_inode; /* of its write-ahead log */
+    uint64_t shm_inode; /* of that one's index */
 };
 
 #define QLI_LEDGER_DESCRIPTORS 8
@@ -84,7 +85,8 @@ void qli_ledger_end(struct qli_ledger *ledger);
 enum ql_status qli_ledger_connect(struct qli_ledger *ledger, struct qli_ledger_files former);
 void qli_ledger_disconnect(struct qli_ledger *ledger);
 
-/* Whether the file of our name is the one with that inode. */
+/* Whether the file of our name is the one with that inode, and what is open is what is
+ * there. */
 bool qli_ledger_is_there(const struct qli_ledger *ledger, uint64_t inode);
 
 /* Puts the log's content into the file and empties it, if no reader is in the way:
