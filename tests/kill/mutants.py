@@ -17,7 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 FLAGS = ["-std=gnu11", "-O1", "-D_GNU_SOURCE", "-pthread"]
-LIBRARY_FOLDERS = ["api", "base", "engine", "region", "rules"]
+LIBRARY_FOLDERS = ["api", "base", "engine", "ledger", "region", "rules"]
+LIBRARIES = ["-lsqlite3", "-lm"]
 PROGRAMS = {
     "random_kills": ["random_kills.c", "random_supervisor.c", "random_worker.c", "harness.c"],
     "every_state": [
@@ -27,6 +28,17 @@ PROGRAMS = {
         "stepper.c",
         "harness.c",
     ],
+    "flushers": ["flushers.c", "flushers_worker.c", "books.c", "harness.c"],
+    "ledgers": [
+        "ledgers.c",
+        "ledgers_clocks.c",
+        "ledgers_forks.c",
+        "ledgers_reboots.c",
+        "ledgers_replaced.c",
+        "ledgers_stopped.c",
+        "scenario.c",
+        "books.c",
+    "every_state": ["every_state.c", "operations.c", "stepper.c", "harness.c"],
     "processes": [
         "processes.c",
         "processes_forks.c",
@@ -60,7 +72,7 @@ def link_program(source, build, name):
     """A program of this engine."""
     files = engine_files(build) + [source / "tests/kill" / file for file in PROGRAMS[name]]
     command = [os.environ.get("CC", "cc"), *FLAGS, *[str(object_of(build, f)) for f in files]]
-    subprocess.run([*command, "-lm", "-Wl,-z,now", "-o", str(build / name)], check=True)
+    subprocess.run([*command, *LIBRARIES, "-Wl,-z,now", "-o", str(build / name)], check=True)
 
 
 def engine_files(build):

@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A flusher that is stopped in its transaction is in nobody's way but of those who
+ * want the ledger, and these wait to their own deadline.
+ */
+#include <signal.h>
+#include <unistd.h>
+
+#include "ledgers.h"
+
+#define SHORT_MS 50
+#define CHARGES 100
+
+static void stop_myself(struct ql *ql)
+{
+    (void)ql;
+    raise(SIGSTOP);
+}
+
+/* A child that charged 1 and is stopped in the flush of it, before its commit. */
+static pid_t start_stopped(enum ql_durability durability)
+{
+    pid_t pid = kt_fork();
+    if (pid == 0) {
+        struct ql *ql = kt_open_ledger(durability, KT_LONG_MS);
+        kt_flush(ql);
+        kt_before_statement(ql, "COMMIT", stop_myself);
+        kt_charge(ql, 1);
+        kt_flush(ql);
+        _exit(0);
+    }
+    kt_await_stop(pid);
+    KT_CHECK(kt_flusher_of(&pid, 1) == 0, "it is not in a flush");
+    return pid;
+}
+
+static int64_t lag_of(struct ql *ql)
+{
+    int64_t lag_ms;
+    kt_expect(ql_flush_lag(ql, &lag_ms), QL_OK, "lag");
+    return lag_ms;
+}
+
+static void await_lag(struct ql *ql, int64_t at_least_ms)
+{
+    int64_t deadline_ns = kt_now_ns() + kt_deadline_ns;
+    while (lag_of(ql) < at_least_ms)
+        KT_CHECK(kt_now_ns() < deadline_ns, "the lag stays %lld ms", (long long)lag_of(ql));
+}
+
+/* Another process, which has nothing of the store yet, enters it when it is told. */
+static pid_t start_opener(enum ql_durability durability)
+{
+    pid_t pid = kt_fork();
+    if (pid == 0) {
+        kt_await(&kt_flags[0], 1);
+        struct ql *ql = kt_open_ledger(durability, SHORT_MS);
+        enum ql_status status = ql_charge(ql, "alice", "bytes", 1, NULL);
+        kt_expect(status, durability == QL_DURABILITY_SYNC ? QL_E_NOT_DURABLE : QL_OK, "charge");
+        ql_close(ql);
+        _exit(0);
+    }
+    return pid;
+}
+
+static void open_elsewhere(pid_t opener)
+{
+    kt_flags[0] = 1;
+    kt_wait_success(opener);
+}
+
+static void go_on(pid_t victim, struct ql *ql, int64_t charged)
+{
+    kill(victim, SIGCONT);
+    kt_wait_success(victim);
+    kt_ledger_expect_equal(kt_directory, ql, "after it went on");
+    KT_CHECK(kt_alice_in_ledger() == charged && kt_total(ql) == charged,
+             "the ledger has %lld, the region %lld, charged were %lld",
+             (long long)kt_alice_in_ledger(), (long long)kt_total(ql), (long long)charged);
+    kt_verify(ql);
+    ql_close(ql);
+}
+
+int kt_ledger_stopped_async(void)
+{
+    pid_t opener = start_opener(QL_DURABILITY_ASYNC);
+    struct ql *ql = kt_open_ledger(QL_DURABILITY_ASYNC, SHORT_MS);
+    pid_t victim = start_stopped(QL_DURABILITY_ASYNC);
+    for (int i = 0; i < CHARGES; i++)
+        kt_charge(ql, 1);
+    kt_expect(ql_flush(ql, NULL), QL_E_BUSY, "flush");
+    await_lag(ql, lag_of(ql) + SHORT_MS);
+    KT_CHECK(kt_alice_in_ledger() == 0, "the ledger has %lld", (long long)kt_alice_in_ledger());
+    open_elsewhere(opener);
+    go_on(victim, ql, CHARGES + 2);
+    return 0;
+}
+
+/* Each charge is made, once, and says that it is not durable. */
+int kt_ledger_stopped_sync(void)
+{
+    pid_t opener = start_opener(QL_DURABILITY_SYNC);
+    struct ql *ql = kt_open_ledger(QL_DURABILITY_SYNC, SHORT_MS);
+    const struct ql_charge amount = {"bytes", 10};
+    pid_t victim = start_stopped(QL_DURABILITY_SYNC);
+    struct ql_lease lease = kt_take(ql);
+    kt_expect(ql_charge(ql, "alice", "bytes", 100, NULL), QL_E_NOT_DURABLE, "charge");
+    kt_expect(ql_settle(ql, lease, &amount, 1), QL_E_NOT_DURABLE, "settle");
+    kt_expect(ql_settle(ql, lease, &amount, 1), QL_E_SETTLED, "the same again");
+    kt_expect(ql_release(ql, kt_take(ql)), QL_OK, "release, which charges nothing");
+    KT_CHECK(kt_total(ql) == 111, "the region has %lld", (long long)kt_total(ql));
+    open_elsewhere(opener);
+    go_on(victim, ql, 112);
+    return 0;
+}
