@@ -22,6 +22,8 @@ enum { KT_BYTES, KT_STATEMENTS, KT_METERS };
 struct kt_tally {
     _Atomic int64_t done;
     _Atomic int64_t pending;
+    _Atomic int64_t acknowledged; /* to the worker itself: done without what became of a pending
+                                   * one when it was killed */
 };
 
 struct kt_worker {

@@ -50,7 +50,7 @@ static void acknowledge(struct job *job, int subject, int meters)
 {
     struct kt_tally *tallies = job->worker->tallies[subject];
     for (int m = 0; m < meters; m++)
-        tallies[m].done = tallies[m].pending;
+        tallies[m].acknowledged = tallies[m].done = tallies[m].pending;
     job->worker->charges++;
 }
 

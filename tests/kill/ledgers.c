@@ -12,14 +12,23 @@
 #include <sys/wait.h>
 
 static const struct kt_case cases[] = {
-    {"stopped_async", kt_ledger_stopped_async},   {"stopped_sync", kt_ledger_stopped_sync},
-    {"replaced_async", kt_ledger_replaced_async}, {"replaced_sync", kt_ledger_replaced_sync},
-    {"other_store", kt_ledger_other_store},       {"fenced_before", kt_ledger_fenced_before},
-    {"fenced_inside", kt_ledger_fenced_inside},   {"region_removed", kt_ledger_region_removed},
-    {"reboot_flushed", kt_ledger_reboot_flushed}, {"reboot_async", kt_ledger_reboot_async},
-    {"reboot_sync", kt_ledger_reboot_sync},       {"midnight", kt_ledger_midnight},
-    {"stepped_back", kt_ledger_stepped_back},     {"fork", kt_ledger_fork},
-    {"fork_threaded", kt_ledger_fork_threaded},   {"exec", kt_ledger_exec},
+    {"stopped_async", kt_ledger_stopped_async},
+    {"stopped_sync", kt_ledger_stopped_sync},
+    {"replaced_async", kt_ledger_replaced_async},
+    {"replaced_sync", kt_ledger_replaced_sync},
+    {"other_store", kt_ledger_other_store},
+    {"fenced_before", kt_ledger_fenced_before},
+    {"fenced_inside", kt_ledger_fenced_inside},
+    {"region_removed", kt_ledger_region_removed},
+    {"reboot_flushed", kt_ledger_reboot_flushed},
+    {"reboot_async", kt_ledger_reboot_async},
+    {"reboot_sync", kt_ledger_reboot_sync},
+    {"midnight", kt_ledger_midnight},
+    {"stepped_back", kt_ledger_stepped_back},
+    {"unflushed_days", kt_ledger_unflushed_days},
+    {"fork", kt_ledger_fork},
+    {"fork_threaded", kt_ledger_fork_threaded},
+    {"exec", kt_ledger_exec},
 };
 
 struct ql *kt_open_ledger(enum ql_durability durability, int64_t wait_ms)

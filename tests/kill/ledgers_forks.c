@@ -14,7 +14,7 @@
 #include "ledgers.h"
 
 #define FORKS 200
-#define THREADED_FORKS 300
+#define THREADED_FORKS 100
 #define EXECS 20
 #define THREADS 3
 

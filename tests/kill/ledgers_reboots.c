@@ -12,7 +12,7 @@
 
 #define CUTS 1000
 #define WORKERS 3
-#define FLUSHES_MAX 65536
+#define FLUSHES_MAX 8192
 
 /* done_by[f] is how many of its charges a worker had made before flush f began. A
  * number that was read before is too small, which asks for less. */

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <sqlite3.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -261,6 +262,21 @@ static void lose_store_and_stop(struct ql *ql)
     raise(SIGSTOP);
 }
 
+static int refuse_commit(void *context)
+{
+    (void)context;
+    return 1;
+}
+
+/* A flush whose number others will use: its transaction fails. */
+static void fail_flush(struct ql *ql)
+{
+    sqlite3 *db = ql->store->flusher.ledger.db;
+    sqlite3_commit_hook(db, refuse_commit, NULL);
+    kt_expect(ql_flush(ql, NULL), QL_E_LEDGER, "a flush that fails");
+    sqlite3_commit_hook(db, NULL, NULL);
+}
+
 /* A child that flushed 1 for alice and is stopped in the flush of 10 more, at the
  * statement of that text, with nothing that tells others of it. */
 static pid_t start_lost(const char *text)
@@ -271,6 +287,7 @@ static pid_t start_lost(const char *text)
         kt_charge(ql, 1);
         kt_flush(ql);
         kt_charge(ql, 10);
+        fail_flush(ql);
         kt_before_statement(ql, text, lose_store_and_stop);
         enum ql_status status = ql_flush(ql, NULL);
         if (strcmp(text, "COMMIT") == 0)
