@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 
 static const struct kt_case cases[] = {
+    {"killed", kt_ledger_killed},
     {"stopped_async", kt_ledger_stopped_async},
     {"stopped_sync", kt_ledger_stopped_sync},
     {"replaced_async", kt_ledger_replaced_async},
@@ -61,7 +62,7 @@ static int at_statement(unsigned type, void *context, void *statement, void *tex
     (void)type;
     (void)statement;
     struct pending_stop *pending = context;
-    if (pending->text == NULL || strcmp(text, pending->text) != 0)
+    if (pending->text == NULL || strncmp(text, pending->text, strlen(pending->text)) != 0)
         return 0;
     pending->text = NULL;
     pending->stop(pending->ql);

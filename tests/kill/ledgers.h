@@ -19,14 +19,15 @@ struct ql *kt_open_flushing(enum ql_durability durability);
 /* Alice's bytes in the ledger, of all days. */
 int64_t kt_alice_in_ledger(void);
 
-/* Calls stop() before the next statement of that text runs in the connection that
+/* Calls stop() before the next statement that begins so runs in the connection that
  * the store has; once. */
 void kt_before_statement(struct ql *ql, const char *text, void (*stop)(struct ql *ql));
 
 /* Waits until a child has stopped itself. */
 void kt_await_stop(pid_t pid);
 
-/* ledgers_stopped.c: a flusher that is stopped. */
+/* ledgers_stopped.c: a flusher that is stopped, or killed. */
+int kt_ledger_killed(void);
 int kt_ledger_stopped_async(void);
 int kt_ledger_stopped_sync(void);
 

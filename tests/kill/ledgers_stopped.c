@@ -17,14 +17,15 @@ static void stop_myself(struct ql *ql)
     raise(SIGSTOP);
 }
 
-/* A child that charged 1 and is stopped in the flush of it, before its commit. */
-static pid_t start_stopped(enum ql_durability durability)
+/* A child that charged 1 and is stopped in the flush of it, at that statement. */
+static pid_t start_stopped(enum ql_durability durability, const char *text)
 {
     pid_t pid = kt_fork();
     if (pid == 0) {
         struct ql *ql = kt_open_ledger(durability, KT_LONG_MS);
+        kt_expect(ql_charge(ql, "bob", "bytes", 1, NULL), QL_OK, "charge of bob");
         kt_flush(ql);
-        kt_before_statement(ql, "COMMIT", stop_myself);
+        kt_before_statement(ql, text, stop_myself);
         kt_charge(ql, 1);
         kt_flush(ql);
         _exit(0);
@@ -32,6 +33,32 @@ static pid_t start_stopped(enum ql_durability durability)
     kt_await_stop(pid);
     KT_CHECK(kt_flusher_of(&pid, 1) == 0, "it is not in a flush");
     return pid;
+}
+
+static void kill_at(enum ql_durability durability, struct ql *ql, const char *text, int64_t charged)
+{
+    pid_t victim = start_stopped(durability, text);
+    kt_end_process(victim);
+    kt_ledger_expect_equal(kt_directory, ql, text);
+    KT_CHECK(kt_alice_in_ledger() == charged && kt_total(ql) == charged,
+             "%s: the ledger has %lld, the region %lld, charged were %lld", text,
+             (long long)kt_alice_in_ledger(), (long long)kt_total(ql), (long long)charged);
+}
+
+/* At each step of a flush: nothing that is only in the region is taken for written. */
+int kt_ledger_killed(void)
+{
+    static const char *const texts[] = {"BEGIN IMMEDIATE", "SELECT ledger", "INSERT INTO totals",
+                                        "UPDATE meta", "COMMIT"};
+    const size_t count = sizeof texts / sizeof texts[0];
+    for (size_t i = 0; i < 2 * count; i++) {
+        enum ql_durability durability = i < count ? QL_DURABILITY_ASYNC : QL_DURABILITY_SYNC;
+        struct ql *ql = kt_open_ledger(durability, KT_LONG_MS);
+        kill_at(durability, ql, texts[i % count], 1 + (int64_t)i);
+        kt_verify(ql);
+        ql_close(ql);
+    }
+    return 0;
 }
 
 static int64_t lag_of(struct ql *ql)
@@ -85,7 +112,7 @@ int kt_ledger_stopped_async(void)
 {
     pid_t opener = start_opener(QL_DURABILITY_ASYNC);
     struct ql *ql = kt_open_ledger(QL_DURABILITY_ASYNC, SHORT_MS);
-    pid_t victim = start_stopped(QL_DURABILITY_ASYNC);
+    pid_t victim = start_stopped(QL_DURABILITY_ASYNC, "COMMIT");
     for (int i = 0; i < CHARGES; i++)
         kt_charge(ql, 1);
     kt_expect(ql_flush(ql, NULL), QL_E_BUSY, "flush");
@@ -102,7 +129,7 @@ int kt_ledger_stopped_sync(void)
     pid_t opener = start_opener(QL_DURABILITY_SYNC);
     struct ql *ql = kt_open_ledger(QL_DURABILITY_SYNC, SHORT_MS);
     const struct ql_charge amount = {"bytes", 10};
-    pid_t victim = start_stopped(QL_DURABILITY_SYNC);
+    pid_t victim = start_stopped(QL_DURABILITY_SYNC, "COMMIT");
     struct ql_lease lease = kt_take(ql);
     kt_expect(ql_charge(ql, "alice", "bytes", 100, NULL), QL_E_NOT_DURABLE, "charge");
     kt_expect(ql_settle(ql, lease, &amount, 1), QL_E_NOT_DURABLE, "settle");
