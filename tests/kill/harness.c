@@ -116,11 +116,15 @@ int64_t kt_now_ns(void)
 pid_t kt_fork(void)
 {
     fflush(NULL);
+    pid_t parent = getpid();
     pid_t pid = fork();
     KT_CHECK(pid >= 0, "fork: %s", strerror(errno));
-    if (pid == 0)
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-    return pid;
+    if (pid != 0)
+        return pid;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent && getppid() != 0) /* it died before; 0: it is in another namespace */
+        _exit(1);
+    return 0;
 }
 
 int kt_wait(pid_t pid)
