@@ -20,6 +20,7 @@
 
 #define DUMP_SIZE 4096
 #define SAMPLE_EVERY 5
+#define LEDGER_REPAIR_EVERY 25 /* such a repair is long, and much like that of the next state */
 #define RECOVERY_SECONDS 60
 
 enum outcome { BEFORE, AFTER, EITHER };
@@ -32,6 +33,7 @@ struct memo {
 
 struct trial {
     const struct kt_operation *operation;
+    size_t repair_every; /* at which of the states the repair is stepped */
     char *before;
     char *after;
     struct memo seen;     /* repair states that were checked */
@@ -167,7 +169,7 @@ static void check_states(struct trial *t, const struct kt_states *states)
         if (outcome != EITHER)
             so_far = outcome;
         t->outcomes[outcome]++;
-        if (!quick && first_sight(&t->repaired, state->repair_hash))
+        if (!quick && i % t->repair_every == 0 && first_sight(&t->repaired, state->repair_hash))
             step_repair(t, state, outcome);
     }
 }
@@ -189,9 +191,11 @@ static void kill_sample(struct trial *t, const struct kt_states *states)
 
 static void try_operation(const struct kt_operation *operation)
 {
-    struct trial t = {.operation = operation};
+    struct trial t = {.operation = operation, .repair_every = 1};
     char directory[KT_PATH];
     int64_t start_ns = kt_now_ns();
+    if (kt_operations_choose(operation))
+        t.repair_every = LEDGER_REPAIR_EVERY;
     kt_directory_make(directory, NULL);
     prepare(operation, directory);
     struct kt_states states = kt_states_record(directory, &operation->script);

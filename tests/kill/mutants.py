@@ -21,13 +21,6 @@ LIBRARY_FOLDERS = ["api", "base", "engine", "ledger", "region", "rules"]
 LIBRARIES = ["-lsqlite3", "-lm"]
 PROGRAMS = {
     "random_kills": ["random_kills.c", "random_supervisor.c", "random_worker.c", "harness.c"],
-    "every_state": [
-        "every_state.c",
-        "flushing.c",
-        "operations.c",
-        "stepper.c",
-        "harness.c",
-    ],
     "flushers": ["flushers.c", "flushers_worker.c", "books.c", "harness.c"],
     "ledgers": [
         "ledgers.c",
@@ -38,7 +31,16 @@ PROGRAMS = {
         "ledgers_stopped.c",
         "scenario.c",
         "books.c",
-    "every_state": ["every_state.c", "operations.c", "stepper.c", "harness.c"],
+        "harness.c",
+    ],
+    "every_state": [
+        "every_state.c",
+        "flushing.c",
+        "operations.c",
+        "stepper.c",
+        "books.c",
+        "harness.c",
+    ],
     "processes": [
         "processes.c",
         "processes_forks.c",

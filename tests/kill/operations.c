@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "books.h"
 #include "engine/lease.h"
 #include "flushing.h"
 
@@ -19,6 +20,7 @@
 static int64_t *clock_ns;
 static struct ql *ql;
 static struct ql_lease lease;
+static enum ql_durability durability;
 
 void kt_operations_begin(void)
 {
@@ -30,12 +32,20 @@ void kt_operations_reset_clock(void)
     *clock_ns = KT_START_NS;
 }
 
+static bool has_ledger(void)
+{
+    return durability != QL_DURABILITY_NONE;
+}
+
 /* ---- pieces -------------------------------------------------------------- */
 
 static void open_store_for(const char *directory, uint32_t holders)
 {
     struct ql_options options = kt_options(clock_ns, SLOTS, ROOM);
     options.max_holders = holders;
+    options.durability = durability;
+    options.no_thread = true;
+    options.flush_interval_ms = KT_DAY_NS / 1000000;
     options.replace_limits = true; /* whoever comes after a change of limits takes it back */
     ql = kt_open(directory, &options);
 }
@@ -290,6 +300,17 @@ static void set_up_full_of_charged(const char *directory)
     *clock_ns += 2 * KT_DAY_NS;
 }
 
+/* Somebody has removed the ledger since. */
+static void set_up_no_ledger(const char *directory)
+{
+    char path[KT_PATH + 16];
+    set_up_charged(directory);
+    kt_flush(ql);
+    charge("bob", 1);
+    snprintf(path, sizeof path, "%s/ledger.db", directory);
+    KT_CHECK(unlink(path) == 0, "unlink %s", path);
+}
+
 /* ---- runs ---------------------------------------------------------------- */
 
 /* A store whose region somebody removed. */
@@ -445,6 +466,12 @@ static void run_change_limits(const char *directory)
     kt_open(directory, &options);
 }
 
+static void run_ledger_flush(const char *directory)
+{
+    (void)directory;
+    kt_flush(ql);
+}
+
 static void run_close(const char *directory)
 {
     (void)directory;
@@ -519,8 +546,36 @@ const struct kt_operation kt_operations[] = {
     {"reopen", NULL, {set_up_flushed_next_day, run_reopen, false}, "bytes=0/100", "bytes=9/101"},
     {"reopen-new", NULL, {set_up_flushed, run_reopen_new, false}, NULL, "bob leases=0 bytes=9/101"},
     {"detach", NULL, {set_up_lease, run_close, false}, NULL, NULL},
+    {"charge-durable", NULL, {set_up_charged, run_charge, false}, ALICE_100, ALICE_107},
+    {"settle-durable",
+     NULL,
+     {set_up_lease, run_settle, false},
+     ALICE_100,
+     "alice leases=0 bytes=107/0 statements=3/0"},
+    {"flush", NULL, {set_up_charged, run_ledger_flush, false}, NULL, NULL},
+    {"flush-adopt", NULL, {set_up_no_ledger, run_ledger_flush, false}, NULL, NULL},
+    {"restore-region", prepare_stale_region, {NULL, run_open, false}, NULL, NULL},
 };
 const size_t kt_operation_count = sizeof kt_operations / sizeof kt_operations[0];
+
+static const struct {
+    const char *operation;
+    enum ql_durability durability;
+} durabilities[] = {
+    {"charge-durable", QL_DURABILITY_SYNC}, {"settle-durable", QL_DURABILITY_SYNC},
+    {"flush", QL_DURABILITY_ASYNC},         {"flush-adopt", QL_DURABILITY_ASYNC},
+    {"restore-region", QL_DURABILITY_ASYNC},
+};
+
+bool kt_operations_choose(const struct kt_operation *operation)
+{
+    durability = QL_DURABILITY_NONE;
+    for (size_t i = 0; i < sizeof durabilities / sizeof durabilities[0]; i++) {
+        if (strcmp(durabilities[i].operation, operation->name) == 0)
+            durability = durabilities[i].durability;
+    }
+    return has_ledger();
+}
 
 /* ---- recovery ------------------------------------------------------------ */
 
@@ -529,6 +584,8 @@ void kt_recover(const char *directory)
     struct ql_usage usage;
     open_store(directory);
     KT_CHECK(ql_usage(ql, "nobody", &usage) == QL_OK, "usage");
+    if (has_ledger())
+        kt_flush(ql);
 }
 
 struct lines {
@@ -626,6 +683,8 @@ void kt_recover_dump(const char *directory, char *dump, size_t size)
         used += (size_t)snprintf(dump + used, size - used, "%s", lines.text[i]);
     used += kt_dump_dirty(ql, dump + used, size - used);
     add_leases(directory, dump + used, size - used);
+    if (has_ledger())
+        kt_ledger_expect_equal(directory, ql, "after the recovery");
     charge("carol", 5);
     ql_close(ql);
 }

@@ -22,11 +22,15 @@ extern const size_t kt_operation_count;
 void kt_operations_begin(void);
 void kt_operations_reset_clock(void);
 
+/* The store is the operation's from now on; whether it has a ledger. */
+bool kt_operations_choose(const struct kt_operation *operation);
+
 /* Attaches and repairs as whoever comes next does. */
 void kt_recover(const char *directory);
 
 /* The same, then verifies and describes what the store holds: subjects that
- * are not all zero, and how each lease slot's last lease ended. */
+ * are not all zero, and how each lease slot's last lease ended. The ledger has the
+ * same by then. */
 void kt_recover_dump(const char *directory, char *dump, size_t size);
 
 #endif

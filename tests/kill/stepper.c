@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/siphash.h"
+#include "engine/engine.h"
 #include "region/lockfile.h"
 
 #define STEPS_MAX UINT64_C(20000000)
@@ -24,6 +25,7 @@
 struct tracee {
     pid_t pid;
     pid_t starter; /* its parent, if it is not ours */
+    bool inside;   /* of SQLite */
 };
 
 struct rendezvous {
@@ -85,7 +87,8 @@ static struct tracee begin(const char *directory, const struct kt_script *script
     }
     tracee.pid = meeting->pid;
     tracee.starter = tracee.pid == child ? 0 : child;
-    KT_CHECK(ptrace(PTRACE_SEIZE, tracee.pid, NULL, NULL) == 0, "ptrace: %s", strerror(errno));
+    KT_CHECK(ptrace(PTRACE_SEIZE, tracee.pid, NULL, PTRACE_O_TRACESYSGOOD) == 0, "ptrace: %s",
+             strerror(errno));
     meeting->go = 1;
     int status;
     wait_for_stop(tracee.pid, &status);
@@ -106,25 +109,109 @@ static void end(const struct tracee *tracee)
     kt_wait(tracee->starter);
 }
 
+static long peek_user(pid_t pid, size_t offset)
+{
+    errno = 0;
+    long value = ptrace(PTRACE_PEEKUSER, pid, offset, NULL);
+    KT_CHECK(errno == 0, "ptrace: %s", strerror(errno));
+    return value;
+}
+
+static unsigned long place_of(pid_t pid)
+{
+    return (unsigned long)peek_user(pid, offsetof(struct user_regs_struct, rip));
+}
+
 /* The traced process was forked from this one, so its code is also ours. */
 static bool at_system_call(pid_t pid)
 {
-    errno = 0;
-    long place = ptrace(PTRACE_PEEKUSER, pid, offsetof(struct user_regs_struct, rip), NULL);
-    KT_CHECK(errno == 0, "ptrace: %s", strerror(errno));
-    const unsigned char *code = (const unsigned char *)place;
+    const unsigned char *code = (const unsigned char *)place_of(pid);
     return code[0] == 0x0f && code[1] == 0x05;
 }
 
-/* false: the run is over. */
-static bool step(pid_t pid)
+/* ---- SQLite -------------------------------------------------------------- */
+
+static bool is_sqlite(unsigned long place)
 {
-    KT_CHECK(ptrace(PTRACE_SINGLESTEP, pid, NULL, NULL) == 0, "ptrace: %s", strerror(errno));
+    static unsigned long first;
+    static unsigned long end;
+    char line[512];
+    char permissions[8];
+    FILE *maps = end == 0 ? fopen("/proc/self/maps", "re") : NULL;
+    while (maps != NULL && end == 0 && fgets(line, sizeof line, maps) != NULL) {
+        unsigned long from;
+        unsigned long to;
+        if (strstr(line, "libsqlite3") != NULL &&
+            sscanf(line, "%lx-%lx %7s", &from, &to, permissions) == 3 && permissions[2] == 'x') {
+            first = from;
+            end = to;
+        }
+    }
+    if (maps != NULL)
+        fclose(maps);
+    KT_CHECK(end != 0, "libsqlite3 is not mapped");
+    return place >= first && place < end;
+}
+
+/* 0: none. A breakpoint of the processor changes no byte of the code. */
+static void set_breakpoint(pid_t pid, unsigned long place)
+{
+    const size_t registers = offsetof(struct user, u_debugreg);
+    KT_CHECK(ptrace(PTRACE_POKEUSER, pid, registers, place) == 0 &&
+                 ptrace(PTRACE_POKEUSER, pid, registers + 7 * sizeof(long), place != 0) == 0,
+             "a breakpoint: %s", strerror(errno));
+}
+
+/* At the first instruction: the way back is on the stack. */
+static void enter_sqlite(struct tracee *tracee)
+{
+    unsigned long stack =
+        (unsigned long)peek_user(tracee->pid, offsetof(struct user_regs_struct, rsp));
+    errno = 0;
+    long back = ptrace(PTRACE_PEEKDATA, tracee->pid, stack, NULL);
+    KT_CHECK(errno == 0, "ptrace: %s", strerror(errno));
+    set_breakpoint(tracee->pid, (unsigned long)back);
+    tracee->inside = true;
+}
+
+/* ---- steps --------------------------------------------------------------- */
+
+/* Goes on to the next stop; the signal. */
+static int go_on(pid_t pid, enum __ptrace_request how)
+{
     int status;
+    KT_CHECK(ptrace(how, pid, NULL, NULL) == 0, "ptrace: %s", strerror(errno));
     wait_for_stop(pid, &status);
     int stop = WSTOPSIG(status);
-    KT_CHECK(stop == SIGTRAP || stop == SIGSTOP, "the traced process got signal %d", stop);
-    return stop == SIGTRAP;
+    KT_CHECK(stop == SIGTRAP || stop == SIGSTOP || stop == (SIGTRAP | 0x80),
+             "the traced process got signal %d", stop);
+    return stop;
+}
+
+/* To the end of the next system call, or to the return. */
+static void step_in_sqlite(struct tracee *tracee)
+{
+    int stop = go_on(tracee->pid, PTRACE_SYSCALL);
+    if (stop == (SIGTRAP | 0x80))
+        stop = go_on(tracee->pid, PTRACE_SYSCALL);
+    if (stop == (SIGTRAP | 0x80))
+        return;
+    set_breakpoint(tracee->pid, 0);
+    tracee->inside = false;
+}
+
+/* false: the run is over. *called: files may have changed. */
+static bool step(struct tracee *tracee, bool *called)
+{
+    unsigned long place = place_of(tracee->pid);
+    if (!tracee->inside && is_sqlite(place))
+        enter_sqlite(tracee);
+    *called = tracee->inside || at_system_call(tracee->pid);
+    if (tracee->inside) {
+        step_in_sqlite(tracee);
+        return true;
+    }
+    return go_on(tracee->pid, PTRACE_SINGLESTEP) == SIGTRAP;
 }
 
 /* ---- the files ----------------------------------------------------------- */
@@ -274,15 +361,14 @@ struct kt_states kt_states_record(const char *directory, const struct kt_script 
     refresh_files(&r);
     bytes_changed(&r);
     keep(&r, true);
-    bool system_call = at_system_call(tracee.pid);
-    while (step(tracee.pid)) {
+    bool called;
+    while (step(&tracee, &called)) {
         r.states.steps++;
         KT_CHECK(r.states.steps < STEPS_MAX, "the operation does not end");
-        bool changed = system_call && refresh_files(&r);
+        bool changed = called && refresh_files(&r);
         changed |= bytes_changed(&r);
         if (changed)
             keep(&r, false);
-        system_call = at_system_call(tracee.pid);
     }
     refresh_files(&r);
     bytes_changed(&r);
@@ -295,7 +381,8 @@ struct kt_states kt_states_record(const char *directory, const struct kt_script 
 void kt_kill_after(const char *directory, const struct kt_script *script, uint64_t steps)
 {
     struct tracee tracee = begin(directory, script);
-    for (uint64_t i = 0; i < steps && step(tracee.pid); i++)
+    bool called;
+    for (uint64_t i = 0; i < steps && step(&tracee, &called); i++)
         continue;
     end(&tracee);
 }
@@ -325,24 +412,39 @@ static void patch_record(int directory_fd, ino_t from, ino_t to)
     close(fd);
 }
 
+/* The region knows its ledger by its inode. */
+static void patch_region(const char *directory, ino_t from, ino_t to)
+{
+    struct kt_view view = kt_view_open(directory);
+    struct qli_engine engine = {.region = view.region};
+    if (qli_engine_bind(&engine, NULL) == QL_OK && engine.ledger->inode == from)
+        engine.ledger->inode = to;
+    kt_view_close(&view);
+}
+
+static const struct kt_file *find_file(const struct kt_state *state, const char *name)
+{
+    for (int i = 0; i < state->file_count; i++) {
+        if (strcmp(state->files[i].name, name) == 0)
+            return &state->files[i];
+    }
+    return NULL;
+}
+
 void kt_state_materialise(const struct kt_state *state, const char *directory)
 {
+    ino_t inodes[KT_FILES];
     int directory_fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     KT_CHECK(directory_fd >= 0, "%s: %s", directory, strerror(errno));
-    ino_t old_inode = 0;
-    ino_t new_inode = 0;
-    bool has_lock = false;
-    for (int i = 0; i < state->file_count; i++) {
-        ino_t inode;
-        write_file(directory_fd, &state->files[i], &inode);
-        has_lock |= strcmp(state->files[i].name, "lock") == 0;
-        if (strcmp(state->files[i].name, "region") == 0) {
-            old_inode = state->files[i].inode;
-            new_inode = inode;
-        }
+    for (int i = 0; i < state->file_count; i++)
+        write_file(directory_fd, &state->files[i], &inodes[i]);
+    const struct kt_file *region = find_file(state, "region");
+    const struct kt_file *ledger = find_file(state, "ledger.db");
+    if (region != NULL && find_file(state, "lock") != NULL) {
+        patch_record(directory_fd, region->inode, inodes[region - state->files]);
+        if (ledger != NULL)
+            patch_region(directory, ledger->inode, inodes[ledger - state->files]);
     }
-    if (has_lock && new_inode != 0)
-        patch_record(directory_fd, old_inode, new_inode);
     close(directory_fd);
 }
 

@@ -2,7 +2,8 @@
  *
  * Single-steps a process and keeps the states that a store's directory goes
  * through: one after each instruction that changed a byte of a mapped region,
- * and after each system call that changed a file.
+ * and after each system call that changed a file. Inside of SQLite it stops at
+ * system calls alone; one and the return are a step each.
  */
 #ifndef KILL_STEPPER_H
 #define KILL_STEPPER_H
@@ -11,7 +12,7 @@
 
 #include "harness.h"
 
-#define KT_FILES 4
+#define KT_FILES 8
 
 struct kt_file {
     char name[32];
@@ -50,7 +51,7 @@ struct kt_states kt_states_record(const char *directory, const struct kt_script 
 void kt_kill_after(const char *directory, const struct kt_script *script, uint64_t steps);
 
 /* Puts the state into an empty directory; the lock file's record names the new
- * region file if it named the old one. */
+ * region file if it named the old one, and the region the new ledger. */
 void kt_state_materialise(const struct kt_state *state, const char *directory);
 
 void kt_states_free(struct kt_states *states);
