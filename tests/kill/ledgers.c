@@ -17,6 +17,7 @@ static const struct kt_case cases[] = {
     {"stopped_sync", kt_ledger_stopped_sync},
     {"replaced_async", kt_ledger_replaced_async},
     {"replaced_sync", kt_ledger_replaced_sync},
+    {"replaced_busy", kt_ledger_replaced_busy},
     {"other_store", kt_ledger_other_store},
     {"fenced_before", kt_ledger_fenced_before},
     {"fenced_inside", kt_ledger_fenced_inside},

@@ -34,6 +34,7 @@ int kt_ledger_stopped_sync(void);
 /* ledgers_replaced.c: ledgers and regions that are replaced while in use. */
 int kt_ledger_replaced_async(void);
 int kt_ledger_replaced_sync(void);
+int kt_ledger_replaced_busy(void);
 int kt_ledger_other_store(void);
 int kt_ledger_fenced_before(void);
 int kt_ledger_fenced_inside(void);

@@ -213,6 +213,69 @@ int kt_ledger_replaced_sync(void)
     return replace_ledgers(QL_DURABILITY_SYNC, 2);
 }
 
+/* ---- ledgers, while all flush ---------------------------------------------- */
+
+#define FLUSHERS 3
+#define REPLACEMENTS 150
+
+enum { ENOUGH, FLUSHED };
+
+_Static_assert(FLUSHED + FLUSHERS <= KT_FLAGS, "a flag for each flusher");
+
+/* A flush may meet a file that is replaced under it, and says so. */
+static _Noreturn void charge_and_flush(int number)
+{
+    struct ql *ql = kt_open_ledger(QL_DURABILITY_ASYNC, KT_LONG_MS);
+    for (uint64_t i = 1; kt_flags[ENOUGH] == 0; i++) {
+        act(ql, CHARGE, i * 0x10101);
+        enum ql_status status = ql_flush(ql, NULL);
+        KT_CHECK(status == QL_OK || status == QL_E_LEDGER || status == QL_E_BUSY, "flush: %s",
+                 ql_status_name(status));
+        kt_flags[FLUSHED + number] += status == QL_OK;
+    }
+    ql_close(ql);
+    _exit(0);
+}
+
+static void replace_busily(struct ql *ql, uint64_t random)
+{
+    char name[32];
+    char path[KT_PATH + 32];
+    snprintf(name, sizeof name, "backup-%d", (int)(random >> 16) & (BACKUPS - 1));
+    path_of(path, name);
+    if (there_is(name)) {
+        replace(ql, random);
+        return;
+    }
+    enum ql_status status = ql_backup(ql, path, NULL);
+    KT_CHECK(status == QL_OK || status == QL_E_LEDGER || status == QL_E_BUSY, "backup: %s",
+             ql_status_name(status));
+}
+
+int kt_ledger_replaced_busy(void)
+{
+    pid_t pids[FLUSHERS];
+    uint64_t seed = 3;
+    printf("seed 3\n");
+    for (int f = 0; f < FLUSHERS; f++) {
+        pids[f] = kt_fork();
+        if (pids[f] == 0)
+            charge_and_flush(f);
+    }
+    struct ql *ql = kt_open_ledger(QL_DURABILITY_ASYNC, KT_LONG_MS);
+    for (int i = 0; i < REPLACEMENTS; i++) {
+        replace_busily(ql, kt_random(&seed));
+        kt_await(&kt_flags[FLUSHED + i % FLUSHERS], kt_flags[FLUSHED + i % FLUSHERS] + 2);
+    }
+    kt_flags[ENOUGH] = 1;
+    for (int f = 0; f < FLUSHERS; f++)
+        kt_wait_success(pids[f]);
+    kt_ledger_expect_equal(kt_directory, ql, "in the end");
+    kt_verify(ql);
+    ql_close(ql);
+    return 0;
+}
+
 /* ---- a ledger of another store -------------------------------------------- */
 
 static void make_other_store(const char *directory)
