@@ -205,6 +205,8 @@ static int kill_one(struct supervisor *s)
     uint64_t dice = kt_random(&s->random);
     int victim = (int)(dice % KT_WORKERS);
     for (int i = 0; i < KT_WORKERS; i++)
+        kill(s->pids[i], SIGSTOP); /* all at once: each takes its turn on a processor */
+    for (int i = 0; i < KT_WORKERS; i++)
         kt_stop(s->pids[i]);
     int flusher = kt_flusher_of(s->pids, KT_WORKERS);
     if (flusher >= 0 && dice >> 8 & 3)
