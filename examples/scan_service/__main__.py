@@ -24,8 +24,8 @@ The scan service runs on {url}. Try:
   curl -s {url}/api/v2/scan -H 'X-User: alice' --json '{{"table_id": "flights",
     "select": ["origin", "delay"], "where": "delay > 600", "limit": 100}}' -o scan.arrow
 
-  # the usage
-  curl -s {url}/api/v2/usage -H 'X-User: alice'; echo
+  # the usage, today's and that of the last week
+  curl -s '{url}/api/v2/usage?days=7' -H 'X-User: alice'; echo
 
   # a refusal: the budget of a day is three reads of the whole table
   for i in 1 2 3 4; do curl -s {url}/api/query -H 'X-User: alice' --json '{{"sql":

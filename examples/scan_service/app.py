@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import duckdb
-from fastapi import Depends, FastAPI, Header, Request
+from fastapi import Depends, FastAPI, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -27,6 +27,7 @@ from scan_service.settings import Settings
 from scan_service.statement import BadRequest, Scan, first_line
 
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
+DAY_SECONDS = 86_400
 
 settings = Settings()
 tracker = quotalite.build_quota_tracker(settings.get_value)
@@ -78,9 +79,10 @@ def current_user(x_user: Annotated[str | None, Header()] = None) -> str:
     if not x_user:
         raise BadRequest("name the user in the header X-User")
     try:
-        return quotalite.segment(x_user)
+        quotalite.segment(x_user)
     except ValueError as error:
         raise BadRequest(f"the header X-User is no user name: {error}") from None
+    return x_user
 
 
 User = Annotated[str, Depends(current_user)]
@@ -116,6 +118,12 @@ async def failed(_request: Request, error: Exception) -> JSONResponse:
 async def out_of_time(_request: Request, _error: Exception) -> JSONResponse:
     message = f"the answer was not computed and read within {max_seconds:g} s: ask for less"
     return JSONResponse({"error": "out_of_time", "message": message}, status_code=504)
+
+
+@app.exception_handler(quotalite.Error)
+async def unavailable(_request: Request, error: Exception) -> JSONResponse:
+    """The machine failed: a disk that is slow or full, a process that is stopped."""
+    return JSONResponse({"error": "unavailable", "message": str(error)}, status_code=503)
 
 
 class ScanResponse(Response):
@@ -213,15 +221,41 @@ def query(request: QueryRequest, user: User) -> Response:
     return QueryResponse(user, catalogue.priced(request.sql))
 
 
+# A year with its leap day: the ledger keeps 400 days.
+Days = Annotated[int | None, Query(ge=1, le=366)]
+
+
+# A plain function, which FastAPI runs in a thread: the history comes from the disk.
 @app.get("/api/v2/usage")
-def usage(user: User) -> dict[str, Any]:
-    limits = {limit.name: limit for limit in tracker.store.usage(user).limits}
+def usage(user: User, days: Days = None) -> dict[str, Any]:
+    subject = quotalite.segment(user)
+    limits = {limit.name: limit for limit in tracker.store.usage(subject).limits}
     concurrent, daily = limits["concurrent_scans"], limits["daily_bytes"]
-    resets_at = datetime.datetime.fromtimestamp(daily.resets_at, datetime.timezone.utc)
-    return {
+    answer: dict[str, Any] = {
         "bytes_today": daily.used,
         "max_daily_bytes": daily.cap,
         "concurrent": concurrent.used,
         "max_concurrent": concurrent.cap,
-        "resets_at": resets_at.isoformat(),
+        "resets_at": utc(daily.resets_at).isoformat(),
     }
+    if days is not None:
+        answer["days"] = last_days(subject, days, daily)
+    return answer
+
+
+def last_days(subject: str, count: int, daily: quotalite.LimitState) -> list[dict[str, Any]]:
+    """What was charged on each of the last days, in order of time. Today is as the
+    limit has it, so that the list agrees with the rest of the answer."""
+    today = daily.resets_at - DAY_SECONDS
+    first = today - (count - 1) * DAY_SECONDS
+    history = tracker.store.history(subject, meter=daily.meter, start=first, end=today)
+    charged = {entry.start: entry.amount for entry in history}
+    charged[today] = daily.used
+    starts = range(first, daily.resets_at, DAY_SECONDS)
+    return [
+        {"date": utc(start).date().isoformat(), "bytes": charged.get(start, 0)} for start in starts
+    ]
+
+
+def utc(seconds: int) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)

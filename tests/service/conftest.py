@@ -52,6 +52,7 @@ class Service:
     def __init__(
         self, folder: Path, data: Path, daily_bytes: int = 10**12, max_seconds: float = 600
     ) -> None:
+        self.store = folder / "quota"
         self._trace = folder / "trace"
         self._output = folder / "output"
         self._errors = folder / "errors"
@@ -59,7 +60,7 @@ class Service:
         scan = {
             "max_concurrent_per_user": 5,
             "max_daily_bytes_per_user": daily_bytes,
-            "quota_store": str(folder / "quota"),
+            "quota_store": str(self.store),
             "max_seconds": max_seconds,
         }
         config.write_text(yaml.safe_dump({"api": {"scan": scan}, "tables": {"flights": str(data)}}))
