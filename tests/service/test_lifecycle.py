@@ -4,6 +4,7 @@ killed, and what was done is on the bill."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -111,6 +112,30 @@ def test_each_killed_worker_is_replaced(own_service: Start) -> None:
     # Connections that they had not yet accepted wait for those that come.
     assert service.scan("user", select=["count(*)"])[0] == 200
     eventually(lambda: len(service.processes() - first) == 3)
+    assert service.stop() == 0
+
+
+def test_only_workers_open_the_store(own_service: Start) -> None:
+    """A fork after the open would take the store along, but not its thread."""
+    service = own_service()
+
+    def opens(pid: int) -> bool:
+        for file in Path(f"/proc/{pid}/fd").iterdir():
+            # It may have been closed meanwhile.
+            with contextlib.suppress(OSError):
+                if os.readlink(file).startswith(f"{service.store}/"):
+                    return True
+        return False
+
+    def threads(pid: int) -> list[str]:
+        return [(task / "comm").read_text().strip() for task in Path(f"/proc/{pid}/task").iterdir()]
+
+    eventually(lambda: len(service.processes()) == 3)
+    workers = service.processes() - {service.supervisor}
+    eventually(lambda: all(map(opens, workers)))
+    eventually(lambda: [threads(pid).count("quotalite") for pid in workers] == [1, 1])
+    assert not opens(service.supervisor)
+    assert len(threads(service.supervisor)) == 1
     assert service.stop() == 0
 
 
