@@ -89,7 +89,7 @@ int64_t care_used(struct ql *ql, const char *subject)
     return usage.meters[0].total;
 }
 
-static int add_up(void *context, const struct ql_history_entry *entry)
+int care_add_up(void *context, const struct ql_history_entry *entry)
 {
     *(int64_t *)context += entry->amount;
     return 0;
@@ -98,7 +98,7 @@ static int add_up(void *context, const struct ql_history_entry *entry)
 int64_t care_history(struct ql *ql, const char *subject)
 {
     int64_t sum = 0;
-    assert_int_equal(ql_history(ql, subject, NULL, 0, INT64_MAX, add_up, &sum, NULL), QL_OK);
+    assert_int_equal(ql_history(ql, subject, NULL, 0, INT64_MAX, care_add_up, &sum, NULL), QL_OK);
     return sum;
 }
 

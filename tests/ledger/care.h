@@ -38,7 +38,8 @@ struct ql *care_open(void);
 void care_charge(struct ql *ql, const char *subject, int64_t amount);
 void care_flush(struct ql *ql);
 int64_t care_used(struct ql *ql, const char *subject);
-int64_t care_history(struct ql *ql, const char *subject); /* all of it, added up */
+int care_add_up(void *sum, const struct ql_history_entry *entry); /* a visitor; an int64_t */
+int64_t care_history(struct ql *ql, const char *subject);         /* all of it, added up */
 
 /* All processes have to be gone or to have closed the store. */
 void care_reboot(void);
