@@ -43,6 +43,10 @@ static const struct kt_case cases[] = {
     {"moved", kt_process_moved},
     {"time_namespace", kt_process_time_namespace},
     {"containers", kt_process_containers},
+    {"ledger_closefrom", kt_process_ledger_closefrom},
+    {"ledger_host_sqlite", kt_process_ledger_host_sqlite},
+    {"ledger_removed", kt_process_ledger_removed},
+    {"clock_opens", kt_process_clock_opens},
 };
 
 int main(int argc, char **argv)

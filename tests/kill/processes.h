@@ -53,4 +53,10 @@ int kt_process_moved(void);
 int kt_process_time_namespace(void);
 int kt_process_containers(void);
 
+/* processes_ledger.c: what hosts do to a store with a ledger. */
+int kt_process_ledger_closefrom(void);
+int kt_process_ledger_host_sqlite(void);
+int kt_process_ledger_removed(void);
+int kt_process_clock_opens(void);
+
 #endif
