@@ -153,12 +153,14 @@ static sqlite3 *open_database(const char *path, int flags)
     return db;
 }
 
-void care_edit(const char *path, const char *sql)
+bool care_edit(const char *path, const char *sql)
 {
     sqlite3 *db = open_database(path, SQLITE_OPEN_READWRITE);
-    if (sqlite3_exec(db, sql, NULL, NULL, NULL) != SQLITE_OK)
+    int rc = sqlite3_exec(db, sql, NULL, NULL, NULL);
+    if (rc != SQLITE_OK && rc != SQLITE_CONSTRAINT)
         fail_msg("%s: %s", sql, sqlite3_errmsg(db));
     sqlite3_close(db);
+    return rc == SQLITE_OK;
 }
 
 int64_t care_number(const char *path, const char *sql)

@@ -54,8 +54,8 @@ void care_move(const char *from, const char *to);
 void care_remove(const char *name);
 void care_copy_file(const char *from_path, const char *to_path);
 
-/* Does to a database what the SQL says. */
-void care_edit(const char *path, const char *sql);
+/* Does to a database what the SQL says. false: its tables do not allow that. */
+bool care_edit(const char *path, const char *sql);
 
 /* The first column of the first row. */
 int64_t care_number(const char *path, const char *sql);
