@@ -25,6 +25,7 @@
 #define INDEX_NAME FILE_NAME "-shm"
 #define BUSY_WAIT_MS 1000 /* for a reader that is in SQLite's way; writers are kept apart by us */
 #define INLINE_KEY_BYTES "96"
+#define LAST_DAY (INT64_MAX / QLI_SECONDS_PER_DAY - 1) /* that ends at a time which there is */
 
 static const char *const texts[QLI_LEDGER_STATEMENTS] = {
     [QLI_LEDGER_BEGIN] = "BEGIN IMMEDIATE",
@@ -532,8 +533,8 @@ static bool read_row(sqlite3_stmt *statement, struct qli_ledger_row *row)
     row->meter = (const char *)sqlite3_column_text(statement, 2);
     row->amount = sqlite3_column_int64(statement, 3);
     size_t length = row->subject != NULL ? qli_name_subject(row->subject, &levels) : 0;
-    return start >= 0 && row->amount >= 0 && length != 0 && qli_name_valid(row->meter) &&
-           length == (size_t)sqlite3_column_bytes(statement, 1) &&
+    return start >= 0 && row->day <= LAST_DAY && row->amount >= 0 && length != 0 &&
+           qli_name_valid(row->meter) && length == (size_t)sqlite3_column_bytes(statement, 1) &&
            strlen(row->meter) == (size_t)sqlite3_column_bytes(statement, 2);
 }
 
@@ -584,13 +585,16 @@ static int read_one(struct qli_ledger *ledger, const char *sql, int64_t paramete
 enum ql_status qli_ledger_next_day(struct qli_ledger *ledger, int64_t *day, bool *none)
 {
     sqlite3_stmt *statement = ledger->statements[QLI_LEDGER_NEXT_DAY];
+    *none = *day > LAST_DAY;
+    if (*none)
+        return QL_OK;
     int rc = sqlite3_bind_int64(statement, 1, *day * QLI_SECONDS_PER_DAY);
     if (rc == SQLITE_OK)
         rc = sqlite3_step(statement);
     if (rc == SQLITE_ROW) {
         int64_t start = sqlite3_column_int64(statement, 0);
-        *none = sqlite3_column_type(statement, 0) == SQLITE_NULL;
         *day = start / QLI_SECONDS_PER_DAY + (start % QLI_SECONDS_PER_DAY != 0);
+        *none = sqlite3_column_type(statement, 0) == SQLITE_NULL || *day > LAST_DAY;
     }
     sqlite3_reset(statement);
     return rc == SQLITE_ROW ? QL_OK : fail(ledger, rc);
@@ -646,21 +650,24 @@ enum ql_status qli_ledger_find_meters(struct qli_ledger *ledger, int64_t day,
     return rc == SQLITE_DONE ? QL_OK : fail(ledger, rc);
 }
 
-static void copy_text(char to[QL_NAME_MAX + 1], sqlite3_stmt *statement, int column)
+/* What is no name is made empty, which is none either: a part of it might be one. */
+static void copy_name(char to[QL_NAME_MAX + 1], sqlite3_stmt *statement, int column)
 {
     const char *text = (const char *)sqlite3_column_text(statement, column);
-    snprintf(to, QL_NAME_MAX + 1, "%s", text != NULL ? text : "");
+    size_t length = text != NULL ? strlen(text) : 0;
+    bool whole = length <= QL_NAME_MAX && length == (size_t)sqlite3_column_bytes(statement, column);
+    snprintf(to, QL_NAME_MAX + 1, "%s", text != NULL && whole ? text : "");
 }
 
-static void read_limit(sqlite3_stmt *statement, struct qli_ledger_limits *limits)
+static void read_limit(sqlite3_stmt *statement, struct qli_ledger_limits *limits, size_t i)
 {
-    size_t i = limits->count++;
-    copy_text(limits->names[i], statement, 0);
-    copy_text(limits->meters[i], statement, 1);
+    copy_name(limits->names[i], statement, 0);
+    copy_name(limits->meters[i], statement, 1);
+    bool metered = sqlite3_column_type(statement, 1) != SQLITE_NULL;
     bool windowed = sqlite3_column_type(statement, 2) != SQLITE_NULL;
     limits->limits[i] = (struct ql_limit){
         .name = limits->names[i],
-        .meter = windowed ? limits->meters[i] : NULL,
+        .meter = metered ? limits->meters[i] : NULL,
         .window = windowed ? QL_WINDOW_DAY : QL_WINDOW_NONE,
         .cap = sqlite3_column_int64(statement, 3),
     };
@@ -672,8 +679,11 @@ enum ql_status qli_ledger_read_limits(struct qli_ledger *ledger, struct qli_ledg
     limits->count = 0;
     int rc = read_one(ledger, "SELECT name, meter, window, cap FROM limits ORDER BY position", 0,
                       &statement);
-    for (; rc == SQLITE_ROW && limits->count < QL_LIMITS_MAX; rc = sqlite3_step(statement))
-        read_limit(statement, limits);
+    for (; rc == SQLITE_ROW && limits->count <= QL_LIMITS_MAX; rc = sqlite3_step(statement)) {
+        if (limits->count < QL_LIMITS_MAX)
+            read_limit(statement, limits, limits->count);
+        limits->count++;
+    }
     sqlite3_finalize(statement);
     return rc == SQLITE_DONE || rc == SQLITE_ROW ? QL_OK : fail(ledger, rc);
 }

@@ -146,9 +146,10 @@ void qli_ledger_add_meter(struct qli_ledger_meters *meters, const char *name);
 enum ql_status qli_ledger_find_meters(struct qli_ledger *ledger, int64_t day,
                                       struct qli_ledger_meters *meters);
 
-/* The store's limits as they were last written. */
+/* The store's limits as they were last written, or what was made of them since: they
+ * are to be validated. */
 struct qli_ledger_limits {
-    size_t count;
+    size_t count;                          /* QL_LIMITS_MAX + 1: too many */
     struct ql_limit limits[QL_LIMITS_MAX]; /* their texts are the next two */
     char names[QL_LIMITS_MAX][QL_NAME_MAX + 1];
     char meters[QL_LIMITS_MAX][QL_NAME_MAX + 1];
