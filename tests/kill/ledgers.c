@@ -15,6 +15,7 @@ static const struct kt_case cases[] = {
     {"killed", kt_ledger_killed},
     {"stopped_async", kt_ledger_stopped_async},
     {"stopped_sync", kt_ledger_stopped_sync},
+    {"busy_shard", kt_ledger_busy_shard},
     {"replaced_async", kt_ledger_replaced_async},
     {"replaced_sync", kt_ledger_replaced_sync},
     {"replaced_busy", kt_ledger_replaced_busy},

@@ -30,6 +30,7 @@ void kt_await_stop(pid_t pid);
 int kt_ledger_killed(void);
 int kt_ledger_stopped_async(void);
 int kt_ledger_stopped_sync(void);
+int kt_ledger_busy_shard(void);
 
 /* ledgers_replaced.c: ledgers and regions that are replaced while in use. */
 int kt_ledger_replaced_async(void);

@@ -3,6 +3,7 @@
  * A flusher that is stopped in its transaction is in nobody's way but of those who
  * want the ledger, and these wait to their own deadline.
  */
+#include <sched.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -138,5 +139,38 @@ int kt_ledger_stopped_sync(void)
     KT_CHECK(kt_total(ql) == 111, "the region has %lld", (long long)kt_total(ql));
     open_elsewhere(opener);
     go_on(victim, ql, 112);
+    return 0;
+}
+
+/* Stays in the lock of the only shard until so many flushes have found it there. */
+static _Noreturn void hold_shard(struct ql *ql, uint64_t flushes)
+{
+    struct qli_section section;
+    const struct qli_ledger_page *page = ql->store->engine.ledger;
+    kt_charge(ql, 1);
+    kt_expect(kt_enter(ql, &section), QL_OK, "enter");
+    flushes += __atomic_load_n(&page->begun, __ATOMIC_ACQUIRE);
+    kt_flags[1] = 1;
+    while (__atomic_load_n(&page->begun, __ATOMIC_ACQUIRE) < flushes)
+        sched_yield();
+    qli_section_leave(&section);
+    _exit(0);
+}
+
+/* Whoever may wait long for a flush does so for a shard too. */
+int kt_ledger_busy_shard(void)
+{
+    struct ql *ql = kt_open_ledger(QL_DURABILITY_ASYNC, KT_LONG_MS);
+    struct ql *hasty = kt_open_ledger(QL_DURABILITY_ASYNC, SHORT_MS);
+    pid_t holder = kt_fork();
+    if (holder == 0)
+        hold_shard(ql, 10);
+    kt_await(&kt_flags[1], 1);
+    kt_expect(ql_flush(hasty, NULL), QL_E_BUSY, "a flush that may not wait long");
+    kt_flush(ql);
+    kt_wait_success(holder);
+    kt_ledger_expect_equal(kt_directory, ql, "after a busy shard");
+    ql_close(hasty);
+    ql_close(ql);
     return 0;
 }
