@@ -562,8 +562,8 @@ static const struct {
     const char *operation;
     enum ql_durability durability;
 } durabilities[] = {
-    {"charge-durable", QL_DURABILITY_SYNC}, {"settle-durable", QL_DURABILITY_SYNC},
-    {"flush", QL_DURABILITY_ASYNC},         {"flush-adopt", QL_DURABILITY_ASYNC},
+    {"charge-durable", QL_DURABILITY_SYNC},  {"settle-durable", QL_DURABILITY_SYNC},
+    {"flush", QL_DURABILITY_ASYNC},          {"flush-adopt", QL_DURABILITY_ASYNC},
     {"restore-region", QL_DURABILITY_ASYNC},
 };
 
