@@ -22,20 +22,13 @@
 #include "region/attach.h"
 
 #define DETACH_WAIT_MS 100
-#define LAST_FLUSH_WAIT_MS 1000
 #define HISTORY_FOR_EVER UINT32_MAX
-#define LOOKS_A_TICK 32 /* at holders; 1024 of them are through in 3 s, and faster the more tick */
 
 static pthread_mutex_t table_mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct qli_store *table;
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 
 /* ---- descriptors of a lost store ------------------------------------------ */
-
-static enum ql_status why_lost(const struct qli_store *store)
-{
-    return (enum ql_status)__atomic_load_n(&store->lost, __ATOMIC_RELAXED);
-}
 
 static bool has_descriptor(const struct qli_region *region, int fd)
 {
@@ -50,7 +43,7 @@ static void forget_reused(struct qli_store *lost)
                         &lost->engine.region.token_fd};
     for (struct qli_store *other = table; other != NULL; other = other->next) {
         for (size_t i = 0; i < sizeof own / sizeof own[0]; i++) {
-            if (other != lost && why_lost(other) == QL_OK &&
+            if (other != lost && qli_store_why_lost(other) == QL_OK &&
                 has_descriptor(&other->engine.region, *own[i]))
                 *own[i] = -1;
         }
@@ -102,7 +95,7 @@ static void after_fork_in_child(void)
     if (table != NULL)
         qli_ledger_after_fork();
     for (struct qli_store *store = table; store != NULL; store = store->next) {
-        if (why_lost(store) != QL_OK)
+        if (qli_store_why_lost(store) != QL_OK)
             forget_reused(store);
         qli_holder_close_token(&store->engine.region);
         tell_sanitizer_unlocked(&store->engine.region.self->mutex);
@@ -120,15 +113,10 @@ static void watch_forks(void)
 
 /* ---- registering --------------------------------------------------------- */
 
-static struct qli_call bare_call(struct qli_engine *engine, uint64_t self, int64_t wait_ms)
-{
-    return (struct qli_call){.engine = engine, .self = self, .wait_ms = wait_ms};
-}
-
 static enum ql_status reap_former_owner(void *context, uint64_t self)
 {
     struct qli_store *store = context;
-    struct qli_call call = bare_call(&store->engine, self, -1);
+    struct qli_call call = qli_store_bare_call(&store->engine, self, -1);
     return qli_operation_reap(&call, qli_word_slot(self), qli_word_generation(self) - 1, NULL);
 }
 
@@ -167,7 +155,7 @@ static enum ql_status register_child(struct qli_store *store, int64_t wait_ms, u
     struct qli_region *region = &store->engine.region;
     if (lock_self(region, wait_ms) != QL_OK)
         return QL_E_BUSY;
-    enum ql_status status = why_lost(store); /* then the word is 0 and stays so */
+    enum ql_status status = qli_store_why_lost(store); /* then the word is 0 and stays so */
     if (status == QL_OK && qli_holder_self(region) == 0)
         status = qli_attach_child(region, wait_ms, reap_former_owner, store);
     if (status == QL_OK)
@@ -179,86 +167,22 @@ static enum ql_status register_child(struct qli_store *store, int64_t wait_ms, u
 
 enum ql_status qli_store_self(struct qli_store *store, int64_t wait_ms, uint64_t *self)
 {
-    enum ql_status lost = why_lost(store);
+    enum ql_status lost = qli_store_why_lost(store);
     if (__builtin_expect(lost != QL_OK, 0))
         return lost;
     *self = qli_holder_self(&store->engine.region);
     return __builtin_expect(*self != 0, 1) ? QL_OK : register_child(store, wait_ms, self);
 }
 
-/* ---- the tick ------------------------------------------------------------ */
-
-/* Our own mutex is held: losing the region takes the descriptors away. */
-static enum ql_status find_loss(const struct qli_store *store)
-{
-    struct qli_region *region = (struct qli_region *)&store->engine.region;
-    if (!qli_holder_token_held(region) ||
-        __atomic_load_n(&store->flusher.ledger.lost, __ATOMIC_RELAXED))
-        return QL_E_DETACHED;
-    return qli_region_look(region);
-}
-
-/* What a region that was removed still has is mapped here, and while we have our
- * byte nobody makes another. */
-static void save_removed_region(struct qli_store *store, uint64_t self)
-{
-    __atomic_store_n(&store->engine.closed, 1, __ATOMIC_SEQ_CST);
-    if (qli_engine_has_ledger(&store->engine))
-        qli_flusher_flush(&store->flusher, self, LAST_FLUSH_WAIT_MS, NULL);
-}
-
-/* What is lost stays so, for the reason that was seen first. Lets go of the byte
- * of a region that is gone, so that a new open can make a new one. */
-static enum ql_status look_for_loss(struct qli_store *store, uint64_t self)
-{
-    struct qli_region *region = &store->engine.region;
-    pthread_mutex_lock(&region->self->mutex);
-    enum ql_status lost = why_lost(store);
-    bool noticed = lost == QL_OK;
-    if (noticed) {
-        lost = find_loss(store);
-        __atomic_store_n(&store->lost, (int)lost, __ATOMIC_RELAXED);
-    }
-    pthread_mutex_unlock(&region->self->mutex);
-    if (!noticed || lost != QL_E_GONE)
-        return lost;
-    save_removed_region(store, self);
-    pthread_mutex_lock(&region->self->mutex);
-    qli_holder_detach(region);
-    pthread_mutex_unlock(&region->self->mutex);
-    return lost;
-}
-
-enum ql_status qli_store_tick(struct qli_store *store, uint64_t self, int64_t calendar_ns)
-{
-    int64_t last_ns = __atomic_load_n(&store->last_tick_ns, __ATOMIC_RELAXED);
-    if (__builtin_expect(calendar_ns - last_ns < QLI_TICK_NS && calendar_ns >= last_ns, 1))
-        return QL_OK;
-    if (!__atomic_compare_exchange_n(&store->last_tick_ns, &last_ns, calendar_ns, false,
-                                     __ATOMIC_RELAXED, __ATOMIC_RELAXED))
-        return QL_OK;
-    enum ql_status lost = look_for_loss(store, self);
-    if (lost != QL_OK)
-        return lost;
-    if (!qli_ticker_runs(store) && qli_engine_has_ledger(&store->engine))
-        qli_flusher_tick(&store->flusher, self,
-                         __atomic_load_n(&store->flush_interval_ns, __ATOMIC_RELAXED));
-    struct qli_call call = bare_call(&store->engine, self, -1);
-    uint64_t slot = __atomic_load_n(&store->tick_slot, __ATOMIC_RELAXED);
-    slot = qli_operation_reap_some(&call, slot, LOOKS_A_TICK);
-    __atomic_store_n(&store->tick_slot, slot, __ATOMIC_RELAXED);
-    return QL_OK;
-}
-
-/* ---- opening and closing ------------------------------------------------- */
+/* ---- the table ----------------------------------------------------------- */
 
 /* The store that has the same lock file, if this process has it open. */
 static struct qli_store *find_in_table(const struct qli_region *region)
 {
     struct qli_store *store = table;
-    while (store != NULL &&
-           !(store->engine.region.lock_device == region->lock_device &&
-             store->engine.region.lock_inode == region->lock_inode && why_lost(store) == QL_OK))
+    while (store != NULL && !(store->engine.region.lock_device == region->lock_device &&
+                              store->engine.region.lock_inode == region->lock_inode &&
+                              qli_store_why_lost(store) == QL_OK))
         store = store->next;
     return store;
 }
@@ -443,8 +367,8 @@ static void detach(struct qli_store *store)
     if (self == 0)
         return;
     if (qli_engine_has_ledger(&store->engine))
-        qli_flusher_settle_down(&store->flusher, self, LAST_FLUSH_WAIT_MS);
-    struct qli_call call = bare_call(&store->engine, self, DETACH_WAIT_MS);
+        qli_flusher_settle_down(&store->flusher, self, QLI_LAST_FLUSH_WAIT_MS);
+    struct qli_call call = qli_store_bare_call(&store->engine, self, DETACH_WAIT_MS);
     if (qli_operation_reap(&call, qli_word_slot(self), qli_word_generation(self), NULL) == QL_OK)
         qli_holder_detach(region);
 }
@@ -503,7 +427,7 @@ void qli_store_close(struct qli_store *store)
             link = &(*link)->next;
         *link = store->next;
         qli_ticker_stop(store);
-        if (why_lost(store) == QL_OK)
+        if (qli_store_why_lost(store) == QL_OK)
             detach(store);
         else
             forget_reused(store);

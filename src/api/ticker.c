@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The thread of a store: it does the ticks and the flushes, so that they happen in
+ * The ticks of a store, and its thread: it does them and the flushes, so that they happen in
  * a process that makes no calls, and cost none that does. It takes no lock of the
  * table of stores, so a close may wait for it. A forked child has no such thread
  * and starts its own when it becomes a holder.
@@ -13,8 +13,75 @@
 #include <unistd.h>
 
 #include "api/handle.h"
+#include "engine/operation.h"
+#include "region/attach.h"
 
+#define LOOKS_A_TICK 32 /* at holders; 1024 of them are through in 3 s, and faster the more tick */
 #define PERIOD_MAX_NS (200 * QLI_NS_PER_MS)
+
+/* Our own mutex is held: losing the region takes the descriptors away. */
+static enum ql_status find_loss(const struct qli_store *store)
+{
+    struct qli_region *region = (struct qli_region *)&store->engine.region;
+    if (!qli_holder_token_held(region) ||
+        __atomic_load_n(&store->flusher.ledger.lost, __ATOMIC_RELAXED))
+        return QL_E_DETACHED;
+    return qli_region_look(region);
+}
+
+/* What a region that was removed still has is mapped here, and while we have our
+ * byte nobody makes another. */
+static void save_removed_region(struct qli_store *store, uint64_t self)
+{
+    __atomic_store_n(&store->engine.closed, 1, __ATOMIC_SEQ_CST);
+    if (qli_engine_has_ledger(&store->engine))
+        qli_flusher_flush(&store->flusher, self, QLI_LAST_FLUSH_WAIT_MS, NULL);
+}
+
+/* What is lost stays so, for the reason that was seen first. Lets go of the byte
+ * of a region that is gone, so that a new open can make a new one. */
+static enum ql_status look_for_loss(struct qli_store *store, uint64_t self)
+{
+    struct qli_region *region = &store->engine.region;
+    pthread_mutex_lock(&region->self->mutex);
+    enum ql_status lost = qli_store_why_lost(store);
+    bool noticed = lost == QL_OK;
+    if (noticed) {
+        lost = find_loss(store);
+        __atomic_store_n(&store->lost, (int)lost, __ATOMIC_RELAXED);
+    }
+    pthread_mutex_unlock(&region->self->mutex);
+    if (!noticed || lost != QL_E_GONE)
+        return lost;
+    save_removed_region(store, self);
+    pthread_mutex_lock(&region->self->mutex);
+    qli_holder_detach(region);
+    pthread_mutex_unlock(&region->self->mutex);
+    return lost;
+}
+
+enum ql_status qli_store_tick(struct qli_store *store, uint64_t self, int64_t calendar_ns)
+{
+    int64_t last_ns = __atomic_load_n(&store->last_tick_ns, __ATOMIC_RELAXED);
+    if (__builtin_expect(calendar_ns - last_ns < QLI_TICK_NS && calendar_ns >= last_ns, 1))
+        return QL_OK;
+    if (!__atomic_compare_exchange_n(&store->last_tick_ns, &last_ns, calendar_ns, false,
+                                     __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+        return QL_OK;
+    enum ql_status lost = look_for_loss(store, self);
+    if (lost != QL_OK)
+        return lost;
+    if (!qli_ticker_runs(store) && qli_engine_has_ledger(&store->engine))
+        qli_flusher_tick(&store->flusher, self,
+                         __atomic_load_n(&store->flush_interval_ns, __ATOMIC_RELAXED));
+    struct qli_call call = qli_store_bare_call(&store->engine, self, -1);
+    uint64_t slot = __atomic_load_n(&store->tick_slot, __ATOMIC_RELAXED);
+    slot = qli_operation_reap_some(&call, slot, LOOKS_A_TICK);
+    __atomic_store_n(&store->tick_slot, slot, __ATOMIC_RELAXED);
+    return QL_OK;
+}
+
+/* ---- the thread ---------------------------------------------------------- */
 
 static int64_t flush_interval_ns(const struct qli_store *store)
 {

@@ -69,6 +69,9 @@ struct qli_ledger_meta {
     int64_t history_days;
 };
 
+/* Notes why a call to SQLite failed; returns QL_E_LEDGER. */
+enum ql_status qli_ledger_fail(struct qli_ledger *ledger, int rc);
+
 /* Keeps a descriptor of its own of the directory. directory_fd -1: none. */
 enum ql_status qli_ledger_init(struct qli_ledger *ledger, int directory_fd, struct ql_error *error);
 

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "ledger/files.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/system.h"
+
+#define LOG_NAME QLI_LEDGER_FILE "-wal"
+#define INDEX_NAME QLI_LEDGER_FILE "-shm"
+
+static enum ql_status refuse_file(struct qli_ledger *ledger, const char *what)
+{
+    return qli_error(&ledger->error, QL_E_LEDGER, errno, "cannot %s the ledger (%s): %s", what,
+                     QLI_LEDGER_FILE, strerror(errno));
+}
+/* A host may have closed the descriptor and got its number for something else. */
+bool qli_files_directory_is_ours(const struct qli_ledger *ledger)
+{
+    struct stat info;
+    return ledger->directory_fd >= 0 && fstat(ledger->directory_fd, &info) == 0 &&
+           info.st_dev == ledger->directory_device && info.st_ino == ledger->directory_inode;
+}
+
+/* The inode of a file of the ledger, or 0. */
+static uint64_t find_inode(const struct qli_ledger *ledger, const char *name)
+{
+    struct stat info;
+    return fstatat(ledger->directory_fd, name, &info, AT_SYMLINK_NOFOLLOW) == 0 ? info.st_ino : 0;
+}
+
+struct qli_ledger_files qli_files_find(const struct qli_ledger *ledger)
+{
+    return (struct qli_ledger_files){find_inode(ledger, QLI_LEDGER_FILE),
+                                     find_inode(ledger, LOG_NAME), find_inode(ledger, INDEX_NAME)};
+}
+
+/* Whoever may use the store's directory may use its files. By name: a descriptor of
+ * an existing file must not be closed here, as that would drop SQLite's locks. */
+static bool follow_directory(const struct qli_ledger *ledger, const char *name)
+{
+    struct stat directory;
+    struct stat made;
+    if (fstat(ledger->directory_fd, &directory) != 0 ||
+        fstatat(ledger->directory_fd, name, &made, AT_SYMLINK_NOFOLLOW) != 0)
+        return false;
+    mode_t mode = directory.st_mode & 0666;
+    bool root = geteuid() == 0;
+    uid_t owner = root ? directory.st_uid : made.st_uid;
+    if (made.st_uid != geteuid() ||
+        (made.st_uid == owner && made.st_gid == directory.st_gid && (made.st_mode & 0777) == mode))
+        return true;
+    bool shared = root || (directory.st_mode & 0060) != 0;
+    if (fchownat(ledger->directory_fd, name, owner, directory.st_gid, AT_SYMLINK_NOFOLLOW) != 0 &&
+        shared)
+        return false;
+    return fchmodat(ledger->directory_fd, name, mode, 0) == 0;
+}
+
+/* SQLite would give a file the group of its maker and the mode that the umask makes
+ * of 0644. An empty log or index is as good to it as none. */
+static bool make_file(const struct qli_ledger *ledger, const char *name)
+{
+    int fd = qli_system_open(ledger->directory_fd, name, O_CREAT | O_EXCL | O_RDWR, 0600);
+    if (fd < 0 && errno != EEXIST)
+        return false;
+    if (fd >= 0)
+        close(fd);
+    return follow_directory(ledger, name);
+}
+
+enum ql_status qli_files_make(struct qli_ledger *ledger)
+{
+    bool fresh = find_inode(ledger, QLI_LEDGER_FILE) == 0;
+    if (!make_file(ledger, QLI_LEDGER_FILE) || !make_file(ledger, LOG_NAME) ||
+        !make_file(ledger, INDEX_NAME))
+        return refuse_file(ledger, "make");
+    return fresh && qli_system_sync(ledger->directory_fd) != 0 ? refuse_file(ledger, "make")
+                                                               : QL_OK;
+}
+
+void qli_files_remove_former_log(const struct qli_ledger *ledger, struct qli_ledger_files former)
+{
+    struct qli_ledger_files now = qli_files_find(ledger);
+    if (former.inode == 0 || now.inode == former.inode || now.wal_inode == 0 ||
+        now.wal_inode != former.wal_inode)
+        return;
+    unlinkat(ledger->directory_fd, LOG_NAME, 0);
+    unlinkat(ledger->directory_fd, INDEX_NAME, 0);
+}
+
+/* ---- descriptors ---------------------------------------------------------- */
+
+static bool is_file(const struct stat *info, const struct qli_ledger *ledger, const char *name)
+{
+    struct stat file;
+    return fstatat(ledger->directory_fd, name, &file, AT_SYMLINK_NOFOLLOW) == 0 &&
+           file.st_dev == info->st_dev && file.st_ino == info->st_ino;
+}
+
+/* Finds out which descriptors of the process are of the ledger's files, but for those
+ * of others. */
+size_t qli_files_find_descriptors(const struct qli_ledger *ledger,
+                                  const struct qli_ledger_descriptor *others, size_t other_count,
+                                  struct qli_ledger_descriptor *found)
+{
+    size_t count = 0;
+    DIR *listing = opendir("/proc/self/fd");
+    struct dirent *entry;
+    while (listing != NULL && count < QLI_LEDGER_DESCRIPTORS &&
+           (entry = readdir(listing)) != NULL) {
+        struct stat info;
+        int fd = entry->d_name[0] != '.' ? atoi(entry->d_name) : -1;
+        if (fd < 0 || fstat(fd, &info) != 0 ||
+            !(is_file(&info, ledger, QLI_LEDGER_FILE) || is_file(&info, ledger, LOG_NAME) ||
+              is_file(&info, ledger, INDEX_NAME)))
+            continue;
+        bool other = false;
+        for (size_t i = 0; i < other_count; i++)
+            other = other || others[i].fd == fd;
+        if (!other)
+            found[count++] = (struct qli_ledger_descriptor){fd, info.st_dev, info.st_ino};
+    }
+    if (listing != NULL)
+        closedir(listing);
+    return count;
+}
+
+/* A host that closes what it did not open may have got the numbers for files of its
+ * own, which SQLite would write to, and close. */
+bool qli_files_descriptors_are_ours(const struct qli_ledger *ledger)
+{
+    for (size_t i = 0; i < ledger->descriptor_count; i++) {
+        const struct qli_ledger_descriptor *descriptor = &ledger->descriptors[i];
+        struct stat info;
+        if (fstat(descriptor->fd, &info) != 0 || info.st_dev != descriptor->device ||
+            info.st_ino != descriptor->inode)
+            return false;
+    }
+    return true;
+}
