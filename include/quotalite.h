@@ -48,6 +48,8 @@
  *   Each call names the answers that are its own. Besides them a call on a handle
  *   may return QL_E_INVALID (NULL where that is not allowed), QL_E_CORRUPT,
  *   QL_E_GONE, QL_E_DETACHED, QL_E_CLOCK and QL_E_NOMEM (the limits have changed);
+ *   one that looks at a budget or charges, QL_E_LEDGER (nothing was done; only where
+ *   the clock was set back, or a window that the ledger lacks is in the way);
  *   and the first one in a forked child, which has to become a holder,
  *   QL_E_FULL (max_holders), QL_E_BUSY, QL_E_STORE and QL_E_SYSTEM.
  *
@@ -76,6 +78,10 @@
  *   ql_open and ql_close say for themselves how long they wait; the first call in
  *   a forked child enters the store and waits as ql_open does. While a thread is
  *   in ql_open or ql_close, those of other threads wait for it, and so does fork().
+ *   fork() also waits for a flush or a backup that its process is making.
+ *   What waits for the disk says so: charge and settle of a store that is
+ *   QL_DURABILITY_SYNC, the calls about the ledger, ql_close, and with
+ *   options.no_thread any call, now and then.
  *
  * Units
  *   Amounts are int64_t, not negative; totals saturate at 2^63-1. Times are
@@ -295,12 +301,14 @@ struct ql;
  * stopped inside the lock of the limits is in the way of an open that gives some
  * (QL_E_BUSY after 5 s).
  *
- * QL_E_INVALID, QL_E_LIMITS, QL_E_VERSION, QL_E_CLOCK, QL_E_CORRUPT,
+ * QL_E_INVALID, QL_E_LIMITS, QL_E_VERSION, QL_E_CLOCK, QL_E_CORRUPT, QL_E_LEDGER
+ * (a region has to be made, and the ledger cannot be read: docs/ledger.md),
  * QL_E_STORE, QL_E_BUSY, QL_E_FULL, QL_E_SYSTEM, QL_E_NOMEM. */
 QL_API QL_MUST_USE enum ql_status ql_open(const char *store, const struct ql_options *options,
                                           struct ql **ql, struct ql_error *error);
 
-/* Closes the handle. No other thread may be in a call with it. The last close
+/* Closes the handle. No other thread may be in a call with it. Writes to the ledger
+ * what it lacks, waiting 1 s at most for others and for the disk. The last close
  * of a store in a process releases the leases that the process still holds; in
  * a forked child that made no call they are the parent's, and stay. Waits 0.1 s
  * at most for each lock that is held by a process that does not go on; leases
@@ -404,9 +412,13 @@ QL_API QL_MUST_USE enum ql_status ql_admit(struct ql *ql, const char *subject,
  * reboot), QL_E_EXPIRED: whether the lease was settled is not known here, and
  * nothing was charged.
  *
- * QL_LATE, QL_E_INVALID (a zero lease, a negative amount), QL_E_METER,
- * QL_E_SETTLED, QL_E_EXPIRED, QL_E_NOT_OWNER, QL_E_FULL (an uncounted lease with
- * charges: charge the subject), QL_E_BUSY. */
+ * In a store that is QL_DURABILITY_SYNC it returns once the ledger has the charges.
+ * QL_E_NOT_DURABLE: it has not yet, after charge_wait_ms more, but the lease is
+ * settled and charged: do not repeat it.
+ *
+ * QL_LATE, QL_E_NOT_DURABLE, QL_E_INVALID (a zero lease, a negative amount),
+ * QL_E_METER, QL_E_SETTLED, QL_E_EXPIRED, QL_E_NOT_OWNER, QL_E_FULL (an uncounted
+ * lease with charges: charge the subject), QL_E_BUSY. */
 QL_API QL_MUST_USE enum ql_status ql_settle(struct ql *ql, struct ql_lease lease,
                                             const struct ql_charge *charges, size_t count);
 
@@ -456,10 +468,12 @@ QL_API QL_MUST_USE enum ql_status ql_lease_parse(const char *text, struct ql_lea
 
 /* Adds an amount to a meter of a subject, past the cap if need be. 0 does
  * nothing. operation_id is reserved and must be NULL. Waits up to
- * charge_wait_ms. QL_OK: the charge is made, once. Anything else: it is not.
+ * charge_wait_ms, and as long again for the ledger in a store that is
+ * QL_DURABILITY_SYNC. QL_OK, QL_E_NOT_DURABLE: the charge is made, once (and not in
+ * the ledger yet). Anything else: it is not.
  *
- * QL_E_INVALID (a negative amount), QL_E_SUBJECT, QL_E_METER, QL_E_FULL,
- * QL_E_BUSY. */
+ * QL_E_NOT_DURABLE, QL_E_INVALID (a negative amount), QL_E_SUBJECT, QL_E_METER,
+ * QL_E_FULL, QL_E_BUSY. */
 QL_API QL_MUST_USE enum ql_status ql_charge(struct ql *ql, const char *subject, const char *meter,
                                             int64_t amount, const char *operation_id);
 

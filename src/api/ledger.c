@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -245,13 +246,11 @@ static enum ql_status name_copy(const char *draft, const char *path, struct ql_e
 static enum ql_status back_up(struct ql *ql, const struct qli_call *call, const char *path,
                               struct ql_error *error)
 {
-    static const char suffix[] = ".XXXXXX";
-    size_t length = strlen(path);
-    char *draft = malloc(length + sizeof suffix);
+    size_t size = strlen(path) + sizeof ".XXXXXX";
+    char *draft = malloc(size);
     if (draft == NULL)
         return qli_error(error, QL_E_NOMEM, 0, "out of memory");
-    memcpy(draft, path, length);
-    memcpy(draft + length, suffix, sizeof suffix);
+    snprintf(draft, size, "%s.XXXXXX", path);
     int fd = mkostemp(draft, O_CLOEXEC);
     if (fd < 0) {
         enum ql_status refused = refuse(error, "write", path);
