@@ -103,7 +103,7 @@ enum ql_status ql_open(const char *store, const struct ql_options *options, stru
         status = set_up_limits(ql, error);
     ql->options.limits = NULL;
     if (status == QL_OK) {
-        qli_store_settle(ql->store, &ql->options);
+        qli_store_configure(ql->store, &ql->options);
         *out = ql;
         return QL_OK;
     }

@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,7 @@
 #include "api/handle.h"
 #include "base/error.h"
 #include "base/system.h"
+#include "engine/operation.h"
 
 static enum ql_status flush(struct ql *ql, const struct qli_call *call, struct ql_error *error)
 {
@@ -137,11 +139,11 @@ static enum ql_status read_history(struct ql *ql, const struct qli_call *call,
 }
 
 /* Of a store without a ledger: the region's two windows. */
-static enum ql_status read_windows(struct ql *ql, const struct qli_call *call, const char *subject,
+static enum ql_status read_windows(const struct qli_call *call, const struct qli_name *name,
                                    int64_t first, int64_t last, struct entries *entries)
 {
     struct ql_usage usage;
-    enum ql_status status = ql_usage(ql, subject, &usage);
+    enum ql_status status = qli_operation_usage(call, name, &usage);
     for (int64_t day = call->day - 1; status == QL_OK && day <= call->day; day++) {
         for (uint32_t m = 0; status == QL_OK && m < usage.meter_count; m++) {
             const struct ql_meter_state *meter = &usage.meters[m];
@@ -187,7 +189,7 @@ enum ql_status ql_history(struct ql *ql, const char *subject, const char *meter,
         status = read_history(ql, &call, &name, day_of(from), day_of(to - 1), &entries);
     end(ql, begun, token);
     if (status == QL_OK && to > from && !has_ledger)
-        status = read_windows(ql, &call, subject, day_of(from), day_of(to - 1), &entries);
+        status = read_windows(&call, &name, day_of(from), day_of(to - 1), &entries);
     int ended = status == QL_OK ? show(&entries, visit, context) : 0;
     if (stopped != NULL)
         *stopped = ended;
@@ -233,10 +235,26 @@ static enum ql_status copy_ledger(struct ql *ql, const struct qli_call *call, co
     return status;
 }
 
+/* The name too has to last. */
+static enum ql_status sync_directory_of(const char *path, struct ql_error *error)
+{
+    char *copy = strdup(path);
+    if (copy == NULL)
+        return qli_error(error, QL_E_NOMEM, 0, "out of memory");
+    enum ql_status status = QL_OK;
+    int fd = qli_system_open(AT_FDCWD, dirname(copy), O_RDONLY | O_DIRECTORY, 0);
+    if (fd < 0 || qli_system_sync(fd) != 0)
+        status = refuse(error, "write the directory of", path);
+    if (fd >= 0)
+        close(fd);
+    free(copy);
+    return status;
+}
+
 static enum ql_status name_copy(const char *draft, const char *path, struct ql_error *error)
 {
     if (link(draft, path) == 0)
-        return QL_OK;
+        return sync_directory_of(path, error);
     return errno == EEXIST
                ? qli_error(error, QL_E_INVALID, EEXIST, "%.200s exists; name a new file", path)
                : refuse(error, "make", path);

@@ -214,11 +214,9 @@ static enum ql_status plan_region(void *context, int directory_fd, int lock_fd,
     struct ql_options options = *opening->options;
     enum ql_status status = QL_OK;
     if (directory_fd >= 0 && options.durability != QL_DURABILITY_NONE) {
-        int64_t now_ns =
-            options.clock != NULL ? options.clock(options.context) : qli_clock_calendar_ns();
         opening->restores = true;
-        status =
-            qli_restore_begin(&opening->restore, directory_fd, lock_fd, now_ns, &options, error);
+        status = qli_restore_begin(&opening->restore, directory_fd, lock_fd, opening->now_ns,
+                                   &options, error);
     }
     return status == QL_OK ? qli_engine_plan(&options, plan, error) : status;
 }
@@ -329,7 +327,7 @@ static enum ql_status check_durability(const struct qli_store *store,
                                   "open it with QL_DURABILITY_NONE");
 }
 
-void qli_store_settle(struct qli_store *store, const struct ql_options *options)
+void qli_store_configure(struct qli_store *store, const struct ql_options *options)
 {
     struct qli_ledger_page *page = store->engine.ledger;
     if (options->durability != QL_DURABILITY_STORE)
@@ -367,7 +365,7 @@ static void detach(struct qli_store *store)
     if (self == 0)
         return;
     if (qli_engine_has_ledger(&store->engine))
-        qli_flusher_settle_down(&store->flusher, self, QLI_LAST_FLUSH_WAIT_MS);
+        qli_flusher_finish(&store->flusher, self, QLI_LAST_FLUSH_WAIT_MS);
     struct qli_call call = qli_store_bare_call(&store->engine, self, DETACH_WAIT_MS);
     if (qli_operation_reap(&call, qli_word_slot(self), qli_word_generation(self), NULL) == QL_OK)
         qli_holder_detach(region);

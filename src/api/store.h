@@ -54,7 +54,7 @@ void qli_store_close(struct qli_store *store);
 
 /* Makes what the options say about the ledger the store's, and starts its thread:
  * the last step of an opening, which can't fail any more. */
-void qli_store_settle(struct qli_store *store, const struct ql_options *options);
+void qli_store_configure(struct qli_store *store, const struct ql_options *options);
 
 /* This process's word; a forked child registers here. */
 enum ql_status qli_store_self(struct qli_store *store, int64_t wait_ms, uint64_t *self);

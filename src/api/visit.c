@@ -233,11 +233,26 @@ static enum ql_status try_verify(struct ql *ql, int64_t wait_ms, struct ql_verif
     enum ql_status status = qli_handle_begin(ql, wait_ms, &call);
     if (status != QL_OK)
         return qli_error(error, status, 0, "%s", ql_status_text(status));
-    status = qli_verify(&call, report, error);
-    if (status != QL_OK || !qli_engine_has_ledger(call.engine))
-        return status;
-    report->flush_lag_ms = qli_flusher_lag_ms(&ql->store->flusher);
-    return qli_compare(&ql->store->flusher, &call, error);
+    report->flush_lag_ms =
+        qli_engine_has_ledger(call.engine) ? qli_flusher_lag_ms(&ql->store->flusher) : 0;
+    return qli_verify(&call, report, error);
+}
+
+static enum ql_status verify_ledger(struct ql *ql, struct ql_error *error)
+{
+    struct qli_call call;
+    enum ql_status status = qli_handle_begin(ql, ql->options.charge_wait_ms, &call);
+    if (status != QL_OK)
+        return qli_error(error, status, 0, "%s", ql_status_text(status));
+    if (!qli_engine_has_ledger(call.engine))
+        return QL_OK;
+    void *token = NULL;
+    if (ql->options.wait_begin != NULL)
+        token = ql->options.wait_begin(ql->options.context);
+    status = qli_compare(&ql->store->flusher, &call, error);
+    if (ql->options.wait_begin != NULL)
+        qli_handle_ends_to_wait(ql, token);
+    return status;
 }
 
 enum ql_status ql_verify(struct ql *ql, struct ql_verify_report *report, struct ql_error *error)
@@ -253,5 +268,5 @@ enum ql_status ql_verify(struct ql *ql, struct ql_verify_report *report, struct 
         status = try_verify(ql, wait_ms, report, error);
         qli_handle_ends_to_wait(ql, token);
     }
-    return status;
+    return status == QL_OK ? verify_ledger(ql, error) : status;
 }

@@ -10,20 +10,24 @@
 #include "base/error.h"
 #include "engine/limits.h"
 #include "ledger/flush.h"
+#include "ledger/page.h"
 #include "rules/window.h"
 
 #define BATCH 16
 
 struct looking {
     const char *meter;
+    bool found;
     int64_t amount; /* that the ledger has of it */
 };
 
 static enum ql_status find_amount(void *context, const struct qli_ledger_row *row)
 {
     struct looking *looking = context;
-    if (strcmp(row->meter, looking->meter) == 0)
-        looking->amount = row->amount;
+    if (strcmp(row->meter, looking->meter) != 0)
+        return QL_OK;
+    looking->found = true;
+    looking->amount = row->amount;
     return QL_OK;
 }
 
@@ -37,7 +41,9 @@ static enum ql_status compare_total(struct qli_flusher *flusher, const struct ql
     if (status != QL_OK)
         return qli_error(error, status, 0, "%s", flusher->ledger.error.text);
     bool agree = total->dirty ? looking.amount <= total->amount : looking.amount == total->amount;
-    if (agree)
+    int64_t today = (int64_t)qli_page_load(&flusher->engine->page->day);
+    bool removed = !looking.found && total->day < today - 1; /* as its history is over */
+    if (agree || removed)
         return QL_OK;
     return qli_error(error, QL_E_CORRUPT, 0,
                      "[T%d] of %.100s, %s, in the day that begins at %lld, the region has %lld and "
@@ -105,7 +111,7 @@ enum ql_status qli_compare(struct qli_flusher *flusher, const struct qli_call *c
     uint64_t shards = flusher->engine->geometry.shard_count;
     for (uint64_t shard = 0; status == QL_OK && shard < shards; shard++) {
         if (!qli_flusher_enter(flusher, call->wait_ms))
-            return qli_error(error, QL_E_BUSY, 0, "another process is writing the ledger");
+            return qli_flusher_not_entered(flusher, call->wait_ms, error);
         status = qli_flush_connect(flusher);
         if (status == QL_OK)
             status = compare_shard(flusher, call, shard, error);

@@ -98,6 +98,11 @@ static enum ql_status connect(struct qli_flusher *flusher)
     enum ql_status status = qli_ledger_connect(&flusher->ledger, former);
     if (status != QL_OK)
         return status;
+    /* Whether it is ours is not known yet: the next flush looks, whatever there is to
+     * be written. */
+    if (flusher->ledger.files.inode != former.inode ||
+        flusher->ledger.files.wal_inode != former.wal_inode)
+        qli_page_store(&page->settings, 0);
     qli_page_store(&page->wal_inode, flusher->ledger.files.wal_inode);
     qli_page_store(&page->inode, flusher->ledger.files.inode);
     return QL_OK;
@@ -132,10 +137,10 @@ static enum ql_status adopt(struct qli_flusher *flusher, const struct qli_call *
         status = qli_ledger_begin(ledger, &meta);
     if (status != QL_OK)
         return status;
-    if (!qli_attach_is_current(&flusher->engine->region) ||
-        getrandom(meta.ledger, sizeof meta.ledger, 0) != (ssize_t)sizeof meta.ledger) {
+    bool current = qli_attach_is_current(&flusher->engine->region);
+    if (!current || getrandom(meta.ledger, sizeof meta.ledger, 0) != (ssize_t)sizeof meta.ledger) {
         qli_ledger_rollback(ledger);
-        return QL_E_GONE;
+        return current ? QL_E_SYSTEM : QL_E_GONE;
     }
     memcpy(meta.epoch, flusher->engine->region.header->uuid, sizeof meta.epoch);
     meta.sequence++;
@@ -162,7 +167,7 @@ static enum ql_status begin(struct qli_flusher *flusher, const struct qli_call *
 
 static uint64_t settings_of(const struct qli_ledger_page *page)
 {
-    return qli_page_load(&page->durability) | qli_page_load(&page->history_days) << 8;
+    return qli_page_settings(qli_page_load(&page->durability), qli_page_load(&page->history_days));
 }
 
 static enum ql_status put_settings(struct qli_flusher *flusher, const struct qli_limits *limits,
@@ -209,7 +214,8 @@ static enum ql_status commit(struct qli_flusher *flusher, struct qli_ledger_meta
         return status;
     qli_page_store(&page->sequence, (uint64_t)meta->sequence);
     qli_page_store(&page->limits_written, limits_sequence);
-    qli_page_store(&page->settings, (uint64_t)meta->durability | (uint64_t)meta->history_days << 8);
+    qli_page_store(&page->settings,
+                   qli_page_settings((uint64_t)meta->durability, (uint64_t)meta->history_days));
     return QL_OK;
 }
 
@@ -252,9 +258,9 @@ static enum ql_status write_chunk(struct qli_flusher *flusher, struct qli_call *
     if (status != QL_OK)
         return status;
     const struct qli_limits *limits = qli_limits_current(engine);
-    bool settled = limits->sequence == qli_page_load(&engine->ledger->limits_written) &&
-                   settings_of(engine->ledger) == qli_page_load(&engine->ledger->settings);
-    if (flusher->chunk_count == 0 && settled)
+    bool nothing_new = limits->sequence == qli_page_load(&engine->ledger->limits_written) &&
+                       settings_of(engine->ledger) == qli_page_load(&engine->ledger->settings);
+    if (flusher->chunk_count == 0 && nothing_new)
         return look(flusher, call);
     status = begin(flusher, call, &meta);
     if (status == QL_OK)
@@ -327,6 +333,8 @@ static enum ql_status prune(struct qli_flusher *flusher, const struct qli_call *
         status = commit(flusher, &meta, qli_page_load(&engine->ledger->limits_written));
     if (status == QL_OK && removed == 0)
         qli_page_store(&engine->ledger->pruned_day, day);
+    if (status != QL_OK)
+        qli_ledger_rollback(&flusher->ledger);
     return status;
 }
 
@@ -350,6 +358,11 @@ static enum ql_status flush_once(struct qli_flusher *flusher, struct qli_call *c
     }
     wake_waiters(page);
     return status == QL_OK ? prune(flusher, call) : status;
+}
+
+bool qli_flush_knows(const struct qli_flusher *flusher, const struct qli_ledger_meta *meta)
+{
+    return is_known(flusher, meta);
 }
 
 enum ql_status qli_flush_connect(struct qli_flusher *flusher)

@@ -8,6 +8,9 @@
  * answers are those of qli_flusher_flush. */
 enum ql_status qli_flush(struct qli_flusher *flusher, uint64_t self);
 
+/* Whether this is the ledger that the totals that are not dirty are in. */
+bool qli_flush_knows(const struct qli_flusher *flusher, const struct qli_ledger_meta *meta);
+
 /* Connects for reading, as one who has entered the flusher. QLI_MUST_FLUSH: the
  * ledger was replaced, and nobody has made it the store's yet. */
 enum ql_status qli_flush_connect(struct qli_flusher *flusher);

@@ -108,9 +108,8 @@ static enum ql_status explain(const struct qli_flusher *flusher, enum ql_status 
     return status == QL_OK ? QL_OK : qli_error(error, status, 0, "%s", ql_status_text(status));
 }
 
-/* Why the flusher could not be entered. */
-static enum ql_status not_entered(const struct qli_flusher *flusher, int64_t wait_ms,
-                                  struct ql_error *error)
+enum ql_status qli_flusher_not_entered(const struct qli_flusher *flusher, int64_t wait_ms,
+                                       struct ql_error *error)
 {
     if (is_detached(flusher))
         return qli_error(error, QL_E_DETACHED, 0, "%s", ql_status_text(QL_E_DETACHED));
@@ -124,7 +123,7 @@ static enum ql_status flush_in_turn(struct qli_flusher *flusher, uint64_t self, 
                                     struct ql_error *error)
 {
     if (!qli_flusher_enter(flusher, wait_ms))
-        return not_entered(flusher, wait_ms, error);
+        return qli_flusher_not_entered(flusher, wait_ms, error);
     enum ql_status status = qli_flush(flusher, self);
     status = explain(flusher, status, error);
     qli_flusher_leave(flusher);
@@ -196,7 +195,7 @@ enum ql_status qli_flusher_lend(struct qli_flusher *flusher, uint64_t self, uint
     const uint64_t *flushed = &qli_engine_shard(flusher->engine, shard)->flushed;
     uint64_t needed = qli_page_load(&flusher->engine->ledger->begun) + 1;
     if (!qli_flusher_enter(flusher, wait_ms))
-        return not_entered(flusher, wait_ms, error);
+        return qli_flusher_not_entered(flusher, wait_ms, error);
     enum ql_status status = QL_OK;
     if (qli_page_load(flushed) < needed)
         status = qli_flush(flusher, self);
@@ -222,12 +221,17 @@ static enum ql_status connect_reader(struct qli_flusher *flusher, int64_t wait_m
 {
     *reader = (struct qli_ledger){.directory_fd = -1};
     if (!qli_flusher_enter(flusher, wait_ms))
-        return not_entered(flusher, wait_ms, error);
+        return qli_flusher_not_entered(flusher, wait_ms, error);
     enum ql_status status = qli_ledger_init(reader, flusher->ledger.directory_fd, error);
     if (status == QL_OK) {
+        struct qli_ledger_meta meta;
         status = qli_ledger_connect(reader, flusher->ledger.files);
+        if (status == QL_OK)
+            status = qli_ledger_read_meta(reader, &meta);
         if (status != QL_OK)
             qli_error(error, status, reader->error.system_errno, "%s", reader->error.text);
+        else if (!qli_flush_knows(flusher, &meta))
+            status = qli_error(error, QL_E_BUSY, 0, "the ledger was replaced meanwhile: try again");
     }
     qli_flusher_leave(flusher);
     return status;
@@ -252,7 +256,7 @@ void qli_flusher_close_reader(struct qli_flusher *flusher, struct qli_ledger *re
     pthread_mutex_unlock(&flusher->reader_mutex);
 }
 
-void qli_flusher_settle_down(struct qli_flusher *flusher, uint64_t self, int64_t wait_ms)
+void qli_flusher_finish(struct qli_flusher *flusher, uint64_t self, int64_t wait_ms)
 {
     if (!qli_flusher_enter(flusher, wait_ms))
         return;

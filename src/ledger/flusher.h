@@ -42,8 +42,9 @@ void qli_flusher_end(struct qli_flusher *flusher);
 
 /* Writes what is dirty now, as the holder self. Waits up to wait_ms for another
  * flush to end. QL_E_BUSY: that one, or somebody in a lock, does not go on.
- * QL_E_GONE: the region is no longer the store's. QL_E_LEDGER, QL_E_VERSION. After
- * a failure the rest stays dirty. */
+ * QL_E_GONE: the region is no longer the store's. QL_E_LEDGER, QL_E_VERSION,
+ * QL_E_DETACHED, QL_E_CORRUPT (the region), QL_E_SYSTEM, QL_E_NOMEM. After a failure the
+ * rest stays dirty. */
 enum ql_status qli_flusher_flush(struct qli_flusher *flusher, uint64_t self, int64_t wait_ms,
                                  struct ql_error *error);
 
@@ -66,6 +67,10 @@ enum ql_status qli_flusher_reopen(struct qli_flusher *flusher, const struct qli_
 bool qli_flusher_enter(struct qli_flusher *flusher, int64_t wait_ms);
 void qli_flusher_leave(struct qli_flusher *flusher);
 
+/* Why it could not be entered: QL_E_BUSY or QL_E_DETACHED. */
+enum ql_status qli_flusher_not_entered(const struct qli_flusher *flusher, int64_t wait_ms,
+                                       struct ql_error *error);
+
 /* Takes the connection for reading, with all that was charged in the shard before,
  * and gives it back. QL_E_BUSY after wait_ms, and what qli_flusher_flush answers; only
  * after QL_OK is there something to be given back. */
@@ -82,7 +87,7 @@ void qli_flusher_close_reader(struct qli_flusher *flusher, struct qli_ledger *re
 
 /* The last flush of a process that closes the store: the file then needs no log, if
  * nobody else is at work. */
-void qli_flusher_settle_down(struct qli_flusher *flusher, uint64_t self, int64_t wait_ms);
+void qli_flusher_finish(struct qli_flusher *flusher, uint64_t self, int64_t wait_ms);
 
 /* Milliseconds since the last completed flush began. */
 int64_t qli_flusher_lag_ms(const struct qli_flusher *flusher);

@@ -109,13 +109,27 @@ static enum ql_status lose_connection(struct qli_ledger *ledger)
 
 /* ---- the connection ------------------------------------------------------ */
 
+/* SQLite answers with the mode that it has then, whatever was asked for. */
+static int choose_wal(sqlite3 *db)
+{
+    sqlite3_stmt *statement = NULL;
+    int rc = sqlite3_prepare_v2(db, "PRAGMA journal_mode = WAL", -1, &statement, NULL);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_step(statement);
+    if (rc == SQLITE_ROW)
+        rc = strcmp((const char *)sqlite3_column_text(statement, 0), "wal") == 0 ? SQLITE_OK
+                                                                                 : SQLITE_CANTOPEN;
+    sqlite3_finalize(statement);
+    return rc;
+}
+
 static int set_up(sqlite3 *db)
 {
     /* Writing and checkpointing is for who has the FLUSHER byte, closing is for
      * everybody: so closing does not checkpoint. */
     int rc = sqlite3_db_config(db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
     if (rc == SQLITE_OK)
-        rc = sqlite3_exec(db, "PRAGMA journal_mode = WAL", NULL, NULL, NULL);
+        rc = choose_wal(db);
     return rc == SQLITE_OK ? sqlite3_exec(db, "PRAGMA synchronous = FULL", NULL, NULL, NULL) : rc;
 }
 

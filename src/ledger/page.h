@@ -18,4 +18,10 @@ static inline void qli_page_store(uint64_t *word, uint64_t value)
     __atomic_store_n(word, value, __ATOMIC_RELEASE);
 }
 
+/* What the ledger's settings are compared by; never 0 where there is a ledger. */
+static inline uint64_t qli_page_settings(uint64_t durability, uint64_t history_days)
+{
+    return durability | history_days << 8;
+}
+
 #endif

@@ -47,7 +47,7 @@ enum ql_status qli_flusher_reopen(struct qli_flusher *flusher, const struct qli_
                                   const struct qli_name *name)
 {
     if (!qli_flusher_enter(flusher, call->wait_ms))
-        return QL_E_BUSY;
+        return qli_flusher_not_entered(flusher, call->wait_ms, NULL);
     enum ql_status status = reopen_entered(flusher, call, name);
     for (int i = 0; i < FLUSHES_MAX && status == QLI_MUST_FLUSH; i++) {
         status = qli_flush(flusher, call->self);

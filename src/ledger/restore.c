@@ -16,6 +16,7 @@
 #include "base/error.h"
 #include "engine/dirty.h"
 #include "engine/limits.h"
+#include "ledger/page.h"
 #include "region/lockfile.h"
 #include "rules/limit.h"
 #include "rules/window.h"
@@ -166,7 +167,7 @@ static void know_ledger(const struct qli_restore *restore, const struct qli_ledg
     page->next_sequence = (uint64_t)meta->sequence;
     page->inode = restore->ledger.files.inode;
     page->wal_inode = restore->ledger.files.wal_inode;
-    page->settings = (uint64_t)meta->durability | (uint64_t)meta->history_days << 8;
+    page->settings = qli_page_settings((uint64_t)meta->durability, (uint64_t)meta->history_days);
     page->limits_written = restore->limits.count > 0 ? engine->page->sequence : 0;
     page->durability = (uint64_t)meta->durability;
     page->history_days = (uint64_t)meta->history_days;

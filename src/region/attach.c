@@ -86,7 +86,7 @@ static enum ql_status enter_store(const struct qli_region *region, int64_t wait_
         if (errno != EAGAIN && errno != EACCES)
             return qli_error(error, QL_E_STORE, errno, "cannot lock the lock file: %s",
                              strerror(errno));
-        if (qli_clock_boot_ns() >= deadline_ns && wait_ms < MAKING_WAIT_MS &&
+        if (qli_clock_boot_ns() >= deadline_ns && wait_ms == ATTACH_WAIT_MS &&
             is_being_made(*token_fd)) {
             deadline_ns += (MAKING_WAIT_MS - wait_ms) * QLI_NS_PER_MS;
             wait_ms = MAKING_WAIT_MS;
