@@ -9,6 +9,7 @@
 
 #define ROOM 16
 #define CHECKPOINT_PAGES 10
+#define THREAD_WAIT_MS 20000 /* for a flush of the thread to end */
 
 /* A short run, too, is to copy its log into the database, and to begin it anew. */
 static int checkpoint_often(sqlite3 *db, char **message, const struct sqlite3_api_routines *unused)
@@ -42,7 +43,7 @@ enum ql_status power_open(struct power *power, struct ql_error *error)
     options.no_thread = !power->has_thread;
     options.flush_interval_ms =
         power->flush_interval_ms > 0 ? power->flush_interval_ms : KT_DAY_NS / 1000000;
-    options.charge_wait_ms = -1;
+    options.charge_wait_ms = power->has_thread ? THREAD_WAIT_MS : -1;
     return ql_open(power->directory, &options, &power->ql, error);
 }
 

@@ -26,7 +26,7 @@ struct power {
 void power_begin(struct power *power, uint64_t seed);
 void power_end(struct power *power);
 
-/* Opens a small store, whose calls wait for nothing. */
+/* Opens a small store, whose calls wait for nothing but its thread. */
 enum ql_status power_open(struct power *power, struct ql_error *error);
 void power_close(struct power *power);
 
