@@ -87,6 +87,7 @@ static _Noreturn void lose_descriptors(enum ql_durability durability, bool has_t
         status = ql_flush(ql, NULL);
     }
     printf("detached after %.3f s\n", (double)(kt_now_ns() - start_ns) / 1e9);
+    fflush(stdout);
     check_files("detached");
     ql_close(ql);
     check_files("closed");
