@@ -236,11 +236,13 @@ void qli_ledger_empty_log(struct qli_ledger *ledger)
     sqlite3_busy_timeout(ledger->db, BUSY_WAIT_MS);
 }
 
-/* In the order in which SQLite takes one under another: the heap's is the last. */
+/* In the order in which SQLite takes one under another: the name of a temporary file
+ * (VFS1) needs a random number (PRNG), the first of which the default VFS (MAIN), and
+ * the heap's is the last. */
 static const int sqlite_mutexes[] = {
-    SQLITE_MUTEX_STATIC_MAIN, SQLITE_MUTEX_STATIC_VFS1, SQLITE_MUTEX_STATIC_VFS2,
-    SQLITE_MUTEX_STATIC_VFS3, SQLITE_MUTEX_STATIC_LRU,  SQLITE_MUTEX_STATIC_PMEM,
-    SQLITE_MUTEX_STATIC_PRNG, SQLITE_MUTEX_STATIC_MEM,
+    SQLITE_MUTEX_STATIC_VFS1, SQLITE_MUTEX_STATIC_VFS2, SQLITE_MUTEX_STATIC_VFS3,
+    SQLITE_MUTEX_STATIC_PRNG, SQLITE_MUTEX_STATIC_MAIN, SQLITE_MUTEX_STATIC_LRU,
+    SQLITE_MUTEX_STATIC_PMEM, SQLITE_MUTEX_STATIC_MEM,
 };
 #define SQLITE_MUTEXES (sizeof sqlite_mutexes / sizeof sqlite_mutexes[0])
 
