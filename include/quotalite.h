@@ -67,7 +67,7 @@
  *   store: calls return QL_E_DETACHED within a second, and its leases end.
  *
  * Blocking
- *   Calls wait only for locks: that of a shard, and that of the limits where they
+ *   Calls wait only for locks (and, where said, for the disk): that of a shard, and that of the limits where they
  *   have changed. Another thread or process holds one for well under a
  *   microsecond; for as long as it takes to walk the shard where it makes room,
  *   ends leases of the dead, or verifies; and on and on if it is stopped
@@ -78,7 +78,8 @@
  *   ql_open and ql_close say for themselves how long they wait; the first call in
  *   a forked child enters the store and waits as ql_open does. While a thread is
  *   in ql_open or ql_close, those of other threads wait for it, and so does fork().
- *   fork() also waits for a flush or a backup that its process is making.
+ *   fork() also waits for what its process is doing with the ledger: a flush, a
+ *   backup, verify, a history; and ql_open and ql_close for that fork.
  *   What waits for the disk says so: charge and settle of a store that is
  *   QL_DURABILITY_SYNC, the calls about the ledger, ql_close, and with
  *   options.no_thread any call, now and then.
@@ -168,7 +169,7 @@ QL_API const char *ql_status_text(enum ql_status status);
 /* "0.1.0"; a static string. */
 QL_API const char *ql_version(void);
 
-/* Filled by ql_open and ql_verify when they fail: what is wrong, where, and
+/* Filled by ql_open, ql_verify, ql_flush and ql_backup when they fail: what is wrong, where, and
  * what to do about it. Always NUL-terminated. */
 struct ql_error {
     enum ql_status status;
@@ -233,9 +234,9 @@ struct ql_options {
     /* Of the held leases that this handle takes, to 366 days; 0: no maximum. */
     int64_t lease_max_age_ms;
 
-    /* For a lock, to one day; -1: do not wait. Default 100 and 5000. */
-    int64_t admit_wait_ms;  /* in check, acquire, admit, usage, limits and visits */
-    int64_t charge_wait_ms; /* in charge, settle, release, renew, revoke and verify */
+    /* For a lock or for the ledger, to one day; -1: do not wait. Default 100 and 5000. */
+    int64_t admit_wait_ms;  /* in check, acquire, admit, usage, limits, visits and history */
+    int64_t charge_wait_ms; /* in charge, settle, release, renew, revoke, verify, flush, backup */
 
     /* A clock for tests: nanoseconds since the Unix epoch, negative for "no
      * time" (QL_E_CLOCK). A store is made for the system clock or for an
@@ -243,10 +244,11 @@ struct ql_options {
      * caller's thread, never under a lock. */
     int64_t (*clock)(void *context);
 
-    /* Called on the caller's thread before a call goes to sleep for a lock and
-     * after it woke, so that an interpreter can give up its own lock meanwhile.
+    /* Called on the caller's thread before a call goes to sleep for a lock or waits for
+     * the disk, and after it woke, so that an interpreter can give up its own lock meanwhile.
      * What the first returns the second receives. Both or neither. Not called in
-     * ql_open and ql_close, nor where a forked child enters the store. */
+     * ql_open and ql_close, nor where a forked child enters the store, a call reads an
+     * older window out of the ledger, or one flushes for want of a thread. */
     void *(*wait_begin)(void *context);
     void (*wait_end)(void *context, void *token);
 
@@ -272,12 +274,13 @@ struct ql_options {
      * for all its processes. Between them and _NONE only a new region changes:
      * QL_E_STORE. */
     enum ql_durability durability;
-    int64_t flush_interval_ms; /* between two flushes; 1 to one day, default 200 */
+    int64_t flush_interval_ms; /* between two flushes; 1 to one day, default 200; of the process:
+                                * the last open's */
     uint32_t history_days;     /* how long the ledger keeps a window; default 0: what the store has,
                                 * 400 for a new one. UINT32_MAX: for ever */
 
-    /* Start no thread. Otherwise each process has one for each directory that it
-     * has open, which ends leases of the dead and flushes. Without it calls do
+    /* Start no thread. Otherwise each process has one for each store with a ledger that
+     * it has open, which ends leases of the dead and flushes. Without it calls do
      * both, when it is time, and may take as long as the disk does. */
     bool no_thread;
 };
@@ -308,8 +311,8 @@ QL_API QL_MUST_USE enum ql_status ql_open(const char *store, const struct ql_opt
                                           struct ql **ql, struct ql_error *error);
 
 /* Closes the handle. No other thread may be in a call with it. Writes to the ledger
- * what it lacks, waiting 1 s at most for others and for the disk. The last close
- * of a store in a process releases the leases that the process still holds; in
+ * what it lacks, which takes as long as the disk does, and waits 1 s at most for
+ * others to end theirs. The last close of a store in a process releases the leases that the process still holds; in
  * a forked child that made no call they are the parent's, and stay. Waits 0.1 s
  * at most for each lock that is held by a process that does not go on; leases
  * behind it are then ended as those of the dead, by whoever looks next. NULL is
@@ -375,7 +378,8 @@ struct ql_request {
 
 /* Asks whether the budgets allow work now: the windowed limit of that name, or
  * all windowed limits if limit is NULL. A budget refuses when used >= cap.
- * Takes nothing, creates nothing. verdict may be NULL. Waits up to
+ * Takes nothing, creates nothing (but, while a clock that was set back makes it ask
+ * the ledger, a place for the subject). verdict may be NULL. Waits up to
  * admit_wait_ms.
  *
  * QL_REFUSED, QL_E_SUBJECT, QL_E_LIMIT, QL_E_BUSY. */
@@ -567,7 +571,7 @@ struct ql_history_entry {
  * quotalite; a value other than 0 ends the visit and is returned through *stopped
  * (may be NULL). Waits up to admit_wait_ms for the ledger, and for the disk.
  *
- * QL_E_INVALID (to < from), QL_E_SUBJECT, QL_E_LEDGER, QL_E_BUSY. */
+ * QL_E_INVALID (to < from), QL_E_SUBJECT, QL_E_LEDGER, QL_E_VERSION, QL_E_BUSY. */
 typedef int (*ql_history_visitor)(void *context, const struct ql_history_entry *entry);
 QL_API QL_MUST_USE enum ql_status ql_history(struct ql *ql, const char *subject, const char *meter,
                                              int64_t from, int64_t to, ql_history_visitor visit,

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The ticks of a store, and its thread: it does them and the flushes, so that they happen in
+ * The ticks of a store, and its thread: it does ticks and flushes, so that they happen in
  * a process that makes no calls, and cost none that does. It takes no lock of the
  * table of stores, so a close may wait for it. A forked child has no such thread
  * and starts its own when it becomes a holder.

@@ -31,7 +31,9 @@ static enum cli_exit run(struct cli *cli)
         return CLI_USAGE;
     }
     enum ql_status status = ql_charge(cli->ql, subject, meter, amount, NULL);
-    if (status != QL_OK) {
+    if (status == QL_E_NOT_DURABLE) {
+        fprintf(stderr, "quotalite: %s\n", ql_status_text(status));
+    } else if (status != QL_OK) {
         return cli_fail_on(cli, status, status == QL_E_METER ? meter : subject);
     }
     if (cli->json) {
@@ -53,7 +55,8 @@ const struct cli_command cli_charge_command = {
     .summary = "add an amount to a meter of SUBJECT",
     .help = "Adds AMOUNT (a whole number, not negative) to the meter's total of today. A\n"
             "charge is never refused for a cap: what it counts is spent. Exit status 0 means\n"
-            "that the charge is made, once; any other that it is not.\n"
+            "that the charge is made, once (a message says so if it is not in the ledger\n"
+            "yet); any other that it is not.\n"
             "\n"
             "Examples:\n"
             "  quotalite charge alice bytes 1048576\n"

@@ -145,8 +145,9 @@ struct qli_store_page {
     struct qli_shared_limits lists[2];
 };
 
-/* What the processes know of the ledger. Words are written by who has the FLUSHER
- * byte and made the region known, each right after its single store; atomic. */
+/* What the processes know of the ledger. Each word is right after its single store;
+ * atomic. The first two are written by who opens the store, the others by who has
+ * the FLUSHER byte, or makes the region. */
 struct qli_ledger_page {
     uint64_t durability;     /* enum ql_durability; never QL_DURABILITY_STORE */
     uint64_t history_days;   /* what is older is removed; 0: nothing is */

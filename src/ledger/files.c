@@ -1,4 +1,7 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A death in here leaves files that are empty, which are as good as none.
+ */
 #include "ledger/files.h"
 
 #include <dirent.h>

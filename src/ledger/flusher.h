@@ -7,7 +7,8 @@
  * it, and a process that lives needs nobody's leave. Totals are absolute: writing
  * one twice, or an older one after a newer one, changes nothing.
  *
- * A flush has a number. It stores, in this order:
+ * A flush has a number. It stores, in this order (2 to 5 for each part of it, where
+ * there is much):
  *   1. begun = number             whoever charged before it saw a smaller one
  *   2. (no store) the dirty totals are copied, shard by shard, under its lock
  *   3. next_sequence, then the transaction, which carries it; then sequence

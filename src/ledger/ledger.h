@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The ledger: the SQLite file of a store, with the totals of every window. This
- * file owns the connection and what is read and written through it; who may
+ * The ledger: the SQLite file of a store, with the totals of every window. The
+ * connection and what is written (ledger.c), what is read (reading.c); who may
  * write, and when, is the flusher's business.
  *
- * A connection is used by one thread at a time, never across fork(), and there is
- * one in a process: SQLite's locks are the process's.
+ * A connection is used by one thread at a time, and never across fork().
  */
 #ifndef QLI_LEDGER_LEDGER_H
 #define QLI_LEDGER_LEDGER_H
@@ -122,11 +121,11 @@ struct qli_ledger_row {
     const char *meter;
     int64_t amount;
 };
-typedef enum ql_status (*qli_ledger_reader)(void *context, const struct qli_ledger_row *row);
+typedef enum ql_status (*qli_ledger_visitor)(void *context, const struct qli_ledger_row *row);
 
 enum ql_status qli_ledger_read_subject(struct qli_ledger *ledger, const char *subject, int64_t day,
-                                       qli_ledger_reader read, void *context);
-enum ql_status qli_ledger_read_day(struct qli_ledger *ledger, int64_t day, qli_ledger_reader read,
+                                       qli_ledger_visitor read, void *context);
+enum ql_status qli_ledger_read_day(struct qli_ledger *ledger, int64_t day, qli_ledger_visitor read,
                                    void *context);
 
 /* The first day from *day on that has a row; *none: there is none. */

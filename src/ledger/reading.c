@@ -34,7 +34,7 @@ static bool read_row(sqlite3_stmt *statement, struct qli_ledger_row *row)
 }
 
 static enum ql_status read_rows(struct qli_ledger *ledger, sqlite3_stmt *statement,
-                                qli_ledger_reader read, void *context)
+                                qli_ledger_visitor read, void *context)
 {
     enum ql_status status = QL_OK;
     int rc = SQLITE_ROW;
@@ -50,7 +50,7 @@ static enum ql_status read_rows(struct qli_ledger *ledger, sqlite3_stmt *stateme
 }
 
 enum ql_status qli_ledger_read_subject(struct qli_ledger *ledger, const char *subject, int64_t day,
-                                       qli_ledger_reader read, void *context)
+                                       qli_ledger_visitor read, void *context)
 {
     sqlite3_stmt *statement = ledger->statements[QLI_LEDGER_READ_SUBJECT];
     int rc = sqlite3_bind_int64(statement, 1, day * QLI_SECONDS_PER_DAY);
@@ -60,7 +60,7 @@ enum ql_status qli_ledger_read_subject(struct qli_ledger *ledger, const char *su
                            : qli_ledger_fail(ledger, rc);
 }
 
-enum ql_status qli_ledger_read_day(struct qli_ledger *ledger, int64_t day, qli_ledger_reader read,
+enum ql_status qli_ledger_read_day(struct qli_ledger *ledger, int64_t day, qli_ledger_visitor read,
                                    void *context)
 {
     sqlite3_stmt *statement = ledger->statements[QLI_LEDGER_READ_DAY];

@@ -23,7 +23,7 @@ struct qli_restore {
 /* Opens the ledger, made if there is none, and finds out what is to be restored:
  * raises plan's max_subjects and max_meters to it. calendar_ns is the time of the
  * store's clock. restore is to be ended whatever the answer is. QL_E_LEDGER,
- * QL_E_VERSION, QL_E_BUSY (another process stays in the ledger). */
+ * QL_E_VERSION, QL_E_SYSTEM, QL_E_BUSY (another process stays in the ledger). */
 enum ql_status qli_restore_begin(struct qli_restore *restore, int directory_fd, int lock_fd,
                                  int64_t calendar_ns, struct ql_options *plan,
                                  struct ql_error *error);
