@@ -45,6 +45,7 @@ PROGRAMS = {
         "processes.c",
         "processes_forks.c",
         "processes_holders.c",
+        "processes_ledger.c",
         "processes_opening.c",
         "processes_stopped.c",
         "processes_tokens.c",
