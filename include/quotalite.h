@@ -261,6 +261,11 @@ struct ql_options {
      * sizes are not those of the program that the store belongs to. */
     bool must_exist;
 
+    /* Open a store that runs on another kind of clock too, to verify it: with such a
+     * handle, calls that look at the time are QL_E_CLOCK. It makes nothing, as with
+     * must_exist. */
+    bool any_clock;
+
     /* Where a new store keeps its region: NULL beside its lock file; otherwise a
      * directory that exists, on a tmpfs (such as /dev/shm) for those who want no
      * write-back of a disk inside their calls. It belongs to the store: later

@@ -67,6 +67,13 @@ static enum ql_status read_options(const struct ql_options *given, struct ql_opt
     return qli_limit_validate(options->limits, options->limit_count, error);
 }
 
+/* The clock of a handle of another kind than the store's. */
+static int64_t give_no_time(void *context)
+{
+    (void)context;
+    return -1;
+}
+
 static enum ql_status set_up_limits(struct ql *ql, struct ql_error *error)
 {
     struct qli_engine *engine = &ql->store->engine;
@@ -104,6 +111,8 @@ enum ql_status ql_open(const char *store, const struct ql_options *options, stru
     ql->options.limits = NULL;
     if (status == QL_OK) {
         qli_store_configure(ql->store, &ql->options);
+        if (ql->store->injected_clock != (ql->options.clock != NULL))
+            ql->options.clock = give_no_time;
         *out = ql;
         return QL_OK;
     }

@@ -120,16 +120,26 @@ static enum ql_status reap_former_owner(void *context, uint64_t self)
     return qli_operation_reap(&call, qli_word_slot(self), qli_word_generation(self) - 1, NULL);
 }
 
-static enum ql_status check_region(void *context, struct ql_error *error)
+/* Whether the handle's clock is of the kind that the store has. */
+static enum ql_status check_clock(const struct qli_store *store, const struct ql_options *options,
+                                  struct ql_error *error)
 {
-    struct qli_store *store = context;
+    if (options->any_clock || store->injected_clock == (options->clock != NULL))
+        return QL_OK;
+    return qli_error(error, QL_E_CLOCK, 0, "the store runs on %s clock: open it with the same kind",
+                     store->injected_clock ? "an injected" : "the system's");
+}
+
+static enum ql_status check_region(struct qli_store *store, const struct ql_options *options,
+                                   struct ql_error *error)
+{
     enum ql_status status = qli_engine_bind(&store->engine, error);
     if (status != QL_OK)
         return status;
-    if ((store->engine.region.header->injected_clock != 0) != store->injected_clock)
-        return qli_error(error, QL_E_CLOCK, 0,
-                         "the store runs on %s clock: open it with the same kind",
-                         store->injected_clock ? "the system's" : "an injected");
+    store->injected_clock = store->engine.region.header->injected_clock != 0;
+    status = check_clock(store, options, error);
+    if (status != QL_OK)
+        return status;
     if (qli_region_corrupt(&store->engine.region))
         return qli_error(error, QL_E_CORRUPT, 0,
                          "the store was found damaged: stop all its processes, move the region's "
@@ -241,7 +251,7 @@ static enum ql_status fill_region(void *context, int region_fd,
 static enum ql_status check_opened(void *context, struct ql_error *error)
 {
     const struct opening *opening = context;
-    return check_region(opening->store, error);
+    return check_region(opening->store, opening->options, error);
 }
 
 static enum ql_status reap_for_opened(void *context, uint64_t self)
@@ -257,7 +267,8 @@ static enum ql_status attach_directory(struct qli_store *store, const char *path
                                        struct qli_store **existing, struct ql_error *error)
 {
     const struct qli_place_request request = {path, options->region_directory,
-                                              options->allow_any_filesystem, options->must_exist};
+                                              options->allow_any_filesystem,
+                                              options->must_exist || options->any_clock};
     struct qli_region *region = &store->engine.region;
     struct qli_place place;
     enum ql_status status = qli_place_open(&place, &request, region, error);
@@ -348,14 +359,6 @@ void qli_store_configure(struct qli_store *store, const struct ql_options *optio
 
 /* ---- opening and closing ------------------------------------------------- */
 
-static enum ql_status share(struct qli_store *existing, bool injected_clock, struct ql_error *error)
-{
-    if (existing->injected_clock != injected_clock)
-        return qli_error(error, QL_E_CLOCK, 0,
-                         "this process has the store open with another kind of clock");
-    return QL_OK;
-}
-
 /* A process that leaves its slot with leases in it (a stopped lock holder in
  * the way) is taken for dead: the next who looks reaps them. */
 static void detach(struct qli_store *store)
@@ -380,12 +383,11 @@ static enum ql_status open_locked(const char *path, const struct ql_options *opt
     fresh->engine.region = qli_region_none();
     pthread_mutex_init(&fresh->engine.limits_mutex, NULL);
     qli_flusher_init(&fresh->flusher, &fresh->engine);
-    fresh->injected_clock = options->clock != NULL;
     fresh->handles = 1;
     struct qli_store *existing = NULL;
     enum ql_status status = attach(fresh, path, options, now_ns, &existing, error);
     if (status == QL_OK && existing != NULL)
-        status = share(existing, fresh->injected_clock, error);
+        status = check_clock(existing, options, error);
     if (status == QL_OK) {
         status = check_durability(existing != NULL ? existing : fresh, options, error);
         if (status != QL_OK && existing == NULL)

@@ -48,6 +48,7 @@ struct cli_command {
     int max_args;
     bool takes_limit;
     bool takes_revoke;
+    bool any_clock;    /* opens a store of tests, with a clock of theirs, too */
     bool takes_period; /* --meter, --from, --to, --csv */
     bool takes_work;   /* and its options */
     enum cli_exit (*run)(struct cli *cli);

@@ -202,6 +202,7 @@ static enum cli_exit run(const struct cli_command *command, struct cli *cli)
     struct ql_options options = QL_OPTIONS_INIT;
     options.must_exist = true; /* a store has the size that its program wants */
     options.no_thread = true;
+    options.any_clock = command->any_clock;
     options.admit_wait_ms = WAIT_MS; /* nobody waits for an answer of ours in a request */
     enum ql_status status = ql_open(cli->store, &options, &cli->ql, &error);
     if (status != QL_OK) {

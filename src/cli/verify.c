@@ -83,6 +83,7 @@ const struct cli_command cli_verify_command = {
             "Examples:\n"
             "  quotalite verify --store /var/lib/app/quota\n"
             "  quotalite verify --json\n",
+    .any_clock = true,
     .run = run,
     .open_failed = print_failure,
 };

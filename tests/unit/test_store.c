@@ -255,6 +255,36 @@ static void a_store_has_one_kind_of_clock(void **state)
     assert_int_equal(open_at(path_of("store"), options, &ql), QL_E_CLOCK);
 }
 
+/* Of either kind, and beside an open handle of the right one. */
+static void a_store_of_another_clock_can_be_verified(void **state)
+{
+    (void)state;
+    for (int injected = 0; injected < 2; injected++) {
+        struct ql *ql;
+        struct ql *other;
+        const char *name = injected != 0 ? "injected" : "system";
+        struct ql_options options = small_options();
+        options.clock = injected != 0 ? noon : NULL;
+        for (int open = 0; open < 2; open++) {
+            assert_int_equal(open_at(path_of(name), options, &ql), QL_OK);
+            assert_int_equal(ql_charge(ql, "alice", "bytes", 1, NULL), QL_OK);
+            if (open == 0)
+                ql_close(ql);
+            struct ql_options tool = small_options();
+            tool.clock = injected != 0 ? NULL : noon;
+            tool.any_clock = true;
+            assert_int_equal(open_at(path_of(name), tool, &other), QL_OK);
+            assert_int_equal(ql_verify(other, NULL, NULL), QL_OK);
+            assert_int_equal(ql_charge(other, "alice", "bytes", 1, NULL), QL_E_CLOCK);
+            assert_int_equal(ql_check(other, "alice", NULL, NULL), QL_E_CLOCK);
+            assert_int_equal(ql_verify(other, NULL, NULL), QL_OK);
+            ql_close(other);
+            if (open == 1)
+                ql_close(ql);
+        }
+    }
+}
+
 /* A handle that is refused takes nothing from the one that there is. */
 static void another_clock_is_refused_beside_an_open_handle(void **state)
 {
@@ -596,6 +626,7 @@ int main(void)
         CASE(a_store_has_room_for_more_meters),
         CASE(bad_limits_are_named),
         CASE(a_store_has_one_kind_of_clock),
+        CASE(a_store_of_another_clock_can_be_verified),
         CASE(another_clock_is_refused_beside_an_open_handle),
         CASE(places_that_cannot_be_a_store),
         CASE(a_directory_of_another_owner),
