@@ -8,15 +8,17 @@ Each mutants/NAME.patch is one fault; its line "Red:" names the test that has to
 fail. The engine without a fault has to pass all of these tests.
 """
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-FLAGS = ["-std=gnu11", "-O1", "-D_GNU_SOURCE", "-pthread"]
+FLAGS = ["-std=gnu11", "-O1", "-D_GNU_SOURCE", "-pthread", "-MMD"]
 LIBRARY_FOLDERS = ["api", "base", "engine", "ledger", "region", "rules"]
 LIBRARIES = ["-lsqlite3", "-lm"]
 PROGRAMS = {
@@ -82,47 +84,62 @@ def engine_files(build):
     return [f for d in LIBRARY_FOLDERS for f in sorted((build / "src" / d).glob("*.c"))]
 
 
+def is_stale(build, file, changed):
+    """Whether the object was never made, or of something that has changed."""
+    made_of = object_of(build, file).with_suffix(".d")
+    if not made_of.exists():
+        return True
+    return any(
+        word.endswith(tuple(f"/{name}" for name in changed)) for word in made_of.read_text().split()
+    )
+
+
 def build_programs(source, build, names, changed):
-    """Compiles what has changed (a header: everything) and links the programs."""
+    """Compiles what has changed, or includes that, and links the programs."""
     files = engine_files(build)
-    files += [source / "tests/kill" / file for files in PROGRAMS.values() for file in files]
-    if not any(name.endswith(".h") for name in changed):
-        files = [
-            f for f in files if f.is_relative_to(build) and str(f.relative_to(build)) in changed
-        ]
+    files += [source / "tests/kill" / file for name in names for file in PROGRAMS[name]]
+    files = [f for f in files if is_stale(build, f, changed)]
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda f: compile_object(source, build, f), sorted(set(files))))
         list(pool.map(lambda n: link_program(source, build, n), sorted(names)))
 
 
-def first_red(build, tests, environment):
-    """The first test that fails, with its first line; None if all pass."""
-    base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="quotalite-stores-", dir=base) as stores:
-        return first_red_below(stores, build, tests, environment)
-
-
-def first_red_below(stores, build, tests, environment):
-    """The same; a test that fails may leave its store in that folder."""
-    for test in tests:
-        command = [str(build / test[0]), *test[1:]]
+def run_program(command, environment):
+    """What it ends with (None: not in time), and its errors. What it has started ends with
+    it: a process that is stopped while it is forked would stay, and hold a pipe."""
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            env={**os.environ, **environment},
+            start_new_session=True,
+        )
         try:
-            result = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                timeout=TEST_SECONDS,
-                check=False,
-                env={**os.environ, **environment, "KT_BASE": stores},
-            )
+            code = process.wait(TEST_SECONDS)
         except subprocess.TimeoutExpired:
-            return f"{' '.join(test)}: no end after {TEST_SECONDS} s"
-        if result.returncode == SKIPPED:
-            skipped.add(test)
-        elif result.returncode != 0:
-            lines = (result.stderr.strip() or f"ended with {result.returncode}").splitlines()
-            return f"{' '.join(test)}: {lines[0]}"
-    return None
+            code = None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        errors.seek(0)
+        return code, errors.read().strip()
+
+
+def run_test(build, test, environment):
+    """The test with its first line, if it fails; None if it passes."""
+    base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    command = [str(build / test[0]), *test[1:]]
+    # A test that fails may leave its store in that folder.
+    with tempfile.TemporaryDirectory(prefix="quotalite-stores-", dir=base) as stores:
+        code, errors = run_program(command, {**environment, "KT_BASE": stores})
+    if code == SKIPPED:
+        skipped.add(test)
+    if code in (0, SKIPPED):
+        return None
+    if code is None:
+        return f"{' '.join(test)}: no end after {TEST_SECONDS} s"
+    return f"{' '.join(test)}: {(errors or f'ended with {code}').splitlines()[0]}"
 
 
 def red_test(patch):
@@ -134,11 +151,12 @@ def red_test(patch):
 
 
 def run_control(source, build, tests):
-    """What turns red in the engine without a fault."""
+    """The first test that turns red in the engine without a fault."""
     shutil.copytree(source / "src", build / "src")
     (build / "objects").mkdir()
-    build_programs(source, build, {test[0] for test in tests}, ["every.h"])
-    return first_red(build, tests, {})
+    build_programs(source, build, {test[0] for test in tests}, [])
+    with ThreadPoolExecutor(2) as pool:
+        return next(filter(None, pool.map(lambda test: run_test(build, test, {}), tests)), None)
 
 
 def run_mutant(source, control, build, patch):
@@ -160,7 +178,7 @@ def run_mutant(source, control, build, patch):
     ]
     test = red_test(patch)
     build_programs(source, build, {test[0]}, changed)
-    return first_red(build, [test], MUTANT_ENVIRONMENT)
+    return run_test(build, test, MUTANT_ENVIRONMENT)
 
 
 def main():
