@@ -23,7 +23,7 @@
 #include "flushers.h"
 #include "region/lockfile.h"
 
-#define ROUND_KILLS 250
+#define ROUND_KILLS 50
 #define WATCHDOG_SECONDS 120
 #define PENDING_LOOKS 200000 /* at the FLUSHER byte, before a kill falls anywhere */
 #define PATIENCE_US 300000
