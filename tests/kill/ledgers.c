@@ -28,6 +28,7 @@ static const struct kt_case cases[] = {
     {"reboot_sync", kt_ledger_reboot_sync},
     {"midnight", kt_ledger_midnight},
     {"stepped_back", kt_ledger_stepped_back},
+    {"day_over", kt_ledger_day_over},
     {"unflushed_days", kt_ledger_unflushed_days},
     {"fork", kt_ledger_fork},
     {"fork_threaded", kt_ledger_fork_threaded},

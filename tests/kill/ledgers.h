@@ -49,6 +49,7 @@ int kt_ledger_reboot_sync(void);
 /* ledgers_clocks.c: days that change under load. */
 int kt_ledger_midnight(void);
 int kt_ledger_stepped_back(void);
+int kt_ledger_day_over(void);
 int kt_ledger_unflushed_days(void);
 
 /* ledgers_forks.c: fork and exec. */

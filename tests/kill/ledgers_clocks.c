@@ -4,7 +4,10 @@
  * one day before and after a charge knows where the charge is; of the others it
  * knows the two days between which it fell.
  */
+#include <signal.h>
+#include <sqlite3.h>
 #include <stdatomic.h>
+#include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -194,6 +197,60 @@ int kt_ledger_stepped_back(void)
     }
     printf("seed 1: %d steps, ", STEPS);
     end(pids);
+    return 0;
+}
+
+/* Stops at the first question about a subject, which is about two days. There is no
+ * second one. */
+static int at_question(unsigned type, void *context, void *statement, void *text)
+{
+    int *reads = context;
+    (void)type;
+    (void)statement;
+    if (strncmp(text, "SELECT start", strlen("SELECT start")) != 0)
+        return 0;
+    if (++*reads == 1)
+        raise(SIGSTOP);
+    KT_CHECK(*reads <= 2, "alice was opened in a day that was over");
+    return 0;
+}
+
+/* Charges in a day, and in the one before it, for which it has to ask. */
+static _Noreturn void charge_a_day_back(void)
+{
+    int reads = 0;
+    struct ql *ql = kt_open_ledger(QL_DURABILITY_ASYNC, KT_LONG_MS);
+    kt_charge(ql, 1);
+    kt_flush(ql);
+    sqlite3_trace_v2(ql->store->flusher.ledger.db, SQLITE_TRACE_STMT, at_question, &reads);
+    *kt_clock_ns -= KT_DAY_NS;
+    kt_charge(ql, 1);
+    KT_CHECK(reads == 2, "it asked for %d days", reads);
+    ql_close(ql);
+    _exit(0);
+}
+
+/* The day in which a call began is over while it asks: it goes on in the other. */
+int kt_ledger_day_over(void)
+{
+    struct ql_limit limits[QL_LIMITS_MAX];
+    size_t count = QL_LIMITS_MAX;
+    int64_t day = KT_START_NS / KT_DAY_NS;
+    struct ql *ql = kt_open_ledger(QL_DURABILITY_ASYNC, KT_LONG_MS);
+    pid_t pid = kt_fork();
+    if (pid == 0)
+        charge_a_day_back();
+    kt_await_stop(pid);
+    KT_CHECK(store_day(ql) == day - 1, "day %lld", (long long)store_day(ql));
+    *kt_clock_ns += KT_DAY_NS;
+    kt_expect(ql_limits(ql, limits, &count), QL_OK, "limits"); /* which needs no ledger */
+    KT_CHECK(store_day(ql) == day, "day %lld", (long long)store_day(ql));
+    kill(pid, SIGCONT);
+    kt_wait_success(pid);
+    kt_flush(ql);
+    KT_CHECK(ledger_day("alice", day) == 2, "%lld", (long long)ledger_day("alice", day));
+    kt_verify(ql);
+    ql_close(ql);
     return 0;
 }
 
