@@ -49,6 +49,8 @@ enum ql_status ql_flush(struct ql *ql, struct ql_error *error)
         qli_error(error, begun, 0, "%s", ql_status_text(begun));
     else if (qli_engine_has_ledger(call.engine))
         status = flush(ql, &call, error);
+    if (status == QL_OK && qli_engine_has_ledger(call.engine))
+        status = qli_flusher_look(&ql->store->flusher, call.wait_ms, error);
     end(ql, begun, token);
     return status;
 }

@@ -211,6 +211,17 @@ enum ql_status qli_flusher_lend(struct qli_flusher *flusher, uint64_t self, uint
     return status;
 }
 
+enum ql_status qli_flusher_look(struct qli_flusher *flusher, int64_t wait_ms,
+                                struct ql_error *error)
+{
+    if (!qli_flusher_enter(flusher, wait_ms))
+        return qli_flusher_not_entered(flusher, wait_ms, error);
+    enum ql_status status = qli_flush_connect(flusher);
+    status = explain(flusher, status == QLI_MUST_FLUSH ? QL_E_BUSY : status, error);
+    qli_flusher_leave(flusher);
+    return status;
+}
+
 void qli_flusher_return(struct qli_flusher *flusher)
 {
     pthread_mutex_unlock(&flusher->mutex);

@@ -79,6 +79,10 @@ enum ql_status qli_flusher_lend(struct qli_flusher *flusher, uint64_t self, uint
                                 int64_t wait_ms, struct ql_error *error);
 void qli_flusher_return(struct qli_flusher *flusher);
 
+/* Whether the ledger can be read, also where there was nothing to be written to it. */
+enum ql_status qli_flusher_look(struct qli_flusher *flusher, int64_t wait_ms,
+                                struct ql_error *error);
+
 /* Another connection, for what takes long, with all that was charged before: it is in
  * nobody's way but that of fork() and of the next one. Only after QL_OK is there
  * something to be closed. */
