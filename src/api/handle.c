@@ -243,13 +243,10 @@ enum ql_status qli_handle_make_durable(struct ql *ql, uint64_t shard, enum ql_st
     uint64_t self = qli_holder_self(&store->engine.region);
     if (__atomic_load_n(&store->engine.ledger->durability, __ATOMIC_RELAXED) != QL_DURABILITY_SYNC)
         return status;
-    void *token = NULL;
-    if (ql->options.wait_begin != NULL)
-        token = ql->options.wait_begin(ql->options.context);
+    void *token = qli_handle_begins_disk(ql);
     enum ql_status durable =
         self == 0 ? QL_E_NOT_DURABLE
                   : qli_flusher_await(&store->flusher, self, shard, ql->options.charge_wait_ms);
-    if (ql->options.wait_begin != NULL)
-        ql->options.wait_end(ql->options.context, token);
+    qli_handle_ends_to_wait(ql, token);
     return durable == QL_OK ? status : durable;
 }

@@ -110,9 +110,16 @@ static inline bool qli_handle_begins_to_wait(const struct ql *ql, enum ql_status
     return true;
 }
 
+/* Before and after a wait for the disk, of which the host is told in any case. */
+static inline void *qli_handle_begins_disk(const struct ql *ql)
+{
+    return ql->options.wait_begin != NULL ? ql->options.wait_begin(ql->options.context) : NULL;
+}
+
 static inline void qli_handle_ends_to_wait(const struct ql *ql, void *token)
 {
-    ql->options.wait_end(ql->options.context, token);
+    if (ql->options.wait_end != NULL)
+        ql->options.wait_end(ql->options.context, token);
 }
 
 #endif

@@ -25,15 +25,13 @@ static enum ql_status flush(struct ql *ql, const struct qli_call *call, struct q
 static enum ql_status begin(struct ql *ql, int64_t wait_ms, struct qli_call *call, void **token)
 {
     enum ql_status status = qli_handle_begin(ql, wait_ms, call);
-    *token = NULL;
-    if (status == QL_OK && ql->options.wait_begin != NULL)
-        *token = ql->options.wait_begin(ql->options.context);
+    *token = status == QL_OK ? qli_handle_begins_disk(ql) : NULL;
     return status;
 }
 
 static void end(const struct ql *ql, enum ql_status begun, void *token)
 {
-    if (begun == QL_OK && ql->options.wait_begin != NULL)
+    if (begun == QL_OK)
         qli_handle_ends_to_wait(ql, token);
 }
 

@@ -256,12 +256,9 @@ static enum ql_status verify_ledger(struct ql *ql, struct ql_error *error)
         return status;
     if (!qli_engine_has_ledger(call.engine))
         return QL_OK;
-    void *token = NULL;
-    if (ql->options.wait_begin != NULL)
-        token = ql->options.wait_begin(ql->options.context);
+    void *token = qli_handle_begins_disk(ql);
     status = qli_compare(&ql->store->flusher, &call, error);
-    if (ql->options.wait_begin != NULL)
-        qli_handle_ends_to_wait(ql, token);
+    qli_handle_ends_to_wait(ql, token);
     return status;
 }
 

@@ -117,34 +117,34 @@ static enum ql_status copy_all_locked(struct qli_section *section, uint64_t *cur
     return QL_OK;
 }
 
-enum ql_status qli_dirty_copy(const struct qli_call *call, uint64_t shard, uint64_t *cursor,
-                              struct qli_dirty_subject *found, size_t max, size_t *count)
+/* Copies some of a shard, as one of the two above does. */
+static enum ql_status copy_some(const struct qli_call *call, uint64_t shard, bool all,
+                                uint64_t *cursor, struct qli_dirty_subject *found, size_t max,
+                                size_t *count)
 {
     struct qli_section section;
     *count = 0;
     enum ql_status status = qli_section_enter(call, shard, &section);
     if (status != QL_OK)
         return status;
-    status = copy_dirty_locked(&section, cursor, found, max, count);
+    status = all ? copy_all_locked(&section, cursor, found, max, count)
+                 : copy_dirty_locked(&section, cursor, found, max, count);
     if (status != QL_OK)
         return qli_section_abandon(&section, status);
     qli_section_leave(&section);
     return QL_OK;
 }
 
+enum ql_status qli_dirty_copy(const struct qli_call *call, uint64_t shard, uint64_t *cursor,
+                              struct qli_dirty_subject *found, size_t max, size_t *count)
+{
+    return copy_some(call, shard, false, cursor, found, max, count);
+}
+
 enum ql_status qli_dirty_survey(const struct qli_call *call, uint64_t shard, uint64_t *cursor,
                                 struct qli_dirty_subject *found, size_t max, size_t *count)
 {
-    struct qli_section section;
-    *count = 0;
-    enum ql_status status = qli_section_enter(call, shard, &section);
-    if (status != QL_OK)
-        return status;
-    status = copy_all_locked(&section, cursor, found, max, count);
-    if (status != QL_OK)
-        return qli_section_abandon(&section, status);
-    qli_section_leave(&section);
-    return QL_OK;
+    return copy_some(call, shard, true, cursor, found, max, count);
 }
 
 /* ---- clear --------------------------------------------------------------- */

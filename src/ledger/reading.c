@@ -7,12 +7,14 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "engine/layout.h"
 #include "ledger/files.h"
 #include "rules/limit.h"
 #include "rules/name.h"
 #include "rules/window.h"
 
 #define INLINE_KEY_BYTES "96"
+_Static_assert(QLI_KEY_INLINE == 96, "a longer key takes two slots");
 #define LAST_DAY (INT64_MAX / QLI_SECONDS_PER_DAY - 1) /* that ends at a time which there is */
 
 /* A file that anybody may have edited: what is no subject, meter or amount of ours
