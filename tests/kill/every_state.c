@@ -11,6 +11,7 @@
  *
  * --quick does not step the repairs.
  */
+#include <malloc.h>
 #include <sched.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -244,6 +245,7 @@ static bool wanted(int argc, char **argv, const char *name)
 int main(int argc, char **argv)
 {
     share_processor();
+    mallopt(M_PERTURB, 0); /* a test runner's MALLOC_PERTURB_: the filling would be stepped */
     setvbuf(stdout, NULL, _IOLBF, 0);
     shared_dump = kt_shared(DUMP_SIZE);
     quick = argc > 1 && strcmp(argv[1], "--quick") == 0;
