@@ -219,34 +219,60 @@ enum ql_status qli_handle_prepare(struct ql *ql, int64_t wait_ms, int64_t system
     return status;
 }
 
-bool qli_handle_consults(struct ql *ql, const struct qli_call *call, const char *subject,
-                         enum ql_status *status, unsigned *tries)
-{
-    struct qli_name name;
-    struct qli_flusher *flusher = &ql->store->flusher;
-    if (__builtin_expect(*status != QLI_ASK_LEDGER && *status != QLI_MUST_FLUSH, 1))
-        return false;
-    if (++*tries > CONSULTATIONS_MAX)
-        *status = QL_E_BUSY;
-    else if (*status == QLI_MUST_FLUSH)
-        *status = qli_flusher_flush(flusher, call->self, call->wait_ms, NULL);
-    else if (qli_subject_name(call->engine, subject, &name) == QL_OK)
-        *status = qli_flusher_reopen(flusher, call, &name);
-    else
-        *status = QL_E_SUBJECT;
-    return *status == QL_OK;
-}
-
 enum ql_status qli_handle_make_durable(struct ql *ql, uint64_t shard, enum ql_status status)
 {
     struct qli_store *store = ql->store;
     uint64_t self = qli_holder_self(&store->engine.region);
-    if (__atomic_load_n(&store->engine.ledger->durability, __ATOMIC_RELAXED) != QL_DURABILITY_SYNC)
-        return status;
-    void *token = qli_handle_begins_disk(ql);
+    void *token = qli_handle_begins_to_wait(ql);
     enum ql_status durable =
         self == 0 ? QL_E_NOT_DURABLE
                   : qli_flusher_await(&store->flusher, self, shard, ql->options.charge_wait_ms);
     qli_handle_ends_to_wait(ql, token);
     return durable == QL_OK ? status : durable;
+}
+
+/* ---- a call that is made again ------------------------------------------- */
+
+static void tell(struct ql *ql, struct qli_attempt *attempt)
+{
+    attempt->wait_ms = attempt->patience_ms;
+    if (ql->options.wait_begin == NULL || attempt->told)
+        return;
+    attempt->token = qli_handle_begins_to_wait(ql);
+    attempt->told = true;
+}
+
+/* Asks or writes the ledger. QL_OK: what the operation needed is there. */
+static enum ql_status consult(struct ql *ql, struct qli_attempt *attempt,
+                              const struct qli_call *call, const char *subject,
+                              enum ql_status status)
+{
+    struct qli_name name;
+    struct qli_call patient = *call;
+    struct qli_flusher *flusher = &ql->store->flusher;
+    if (++attempt->consultations > CONSULTATIONS_MAX)
+        return QL_E_BUSY;
+    tell(ql, attempt);
+    patient.wait_ms = attempt->wait_ms;
+    if (status == QLI_MUST_FLUSH)
+        return qli_flusher_flush(flusher, call->self, patient.wait_ms, NULL);
+    if (qli_subject_name(call->engine, subject, &name) != QL_OK)
+        return QL_E_SUBJECT;
+    return qli_flusher_reopen(flusher, &patient, &name);
+}
+
+bool qli_attempt_again_slow(struct ql *ql, struct qli_attempt *attempt, const struct qli_call *call,
+                            const char *subject, enum ql_status *status)
+{
+    bool again = false;
+    if (*status >= QLI_ASK_LEDGER) {
+        *status = consult(ql, attempt, call, subject, *status);
+        again = *status == QL_OK;
+    } else if (*status == QL_E_BUSY && attempt->wait_ms < attempt->patience_ms) {
+        tell(ql, attempt);
+        again = true;
+    }
+    if (!again && attempt->told)
+        qli_handle_ends_to_wait(ql, attempt->token);
+    return again;
 }

@@ -77,41 +77,66 @@ static inline enum ql_status qli_handle_begin(struct ql *ql, int64_t wait_ms, st
     call->limits = qli_limits_current(engine);
     call->asks = false;
     call->wait_ms = wait_ms;
-    call->boot_ns =
-        __atomic_load_n(&engine->page->deadlines, __ATOMIC_RELAXED) != 0 ? qli_clock_boot_ns() : 0;
+    call->boot_ns = 0;
+    if (__builtin_expect(__atomic_load_n(&engine->page->deadlines, __ATOMIC_RELAXED) != 0, 0))
+        call->boot_ns = qli_clock_boot_ns();
     return qli_handle_find_day(store, call);
 }
 
-/* After an answer of an operation: whether it has to be made again, as a call that
- * begins anew, since the ledger was asked or written for it. subject is whose call
- * it is. Otherwise *status is an answer for the caller. *tries is 0 at first. */
-bool qli_handle_consults(struct ql *ql, const struct qli_call *call, const char *subject,
-                         enum ql_status *status, unsigned *tries);
+/* Whether a charge is acknowledged only when it is in the ledger. */
+static inline bool qli_handle_is_sync(const struct ql *ql)
+{
+    const struct qli_ledger_page *page = ql->store->engine.ledger;
+    return __atomic_load_n(&page->durability, __ATOMIC_RELAXED) == QL_DURABILITY_SYNC;
+}
 
-/* After a charge in a shard was made: in a store that is sync, waits until it is in
- * the ledger. Returns status, or QL_E_NOT_DURABLE. */
+/* After a charge in a shard of such a store was made: waits until it is in the
+ * ledger. Returns status, or QL_E_NOT_DURABLE. */
 enum ql_status qli_handle_make_durable(struct ql *ql, uint64_t shard, enum ql_status status);
 
-/* Where a call may sleep and the host wants to know, it is tried first without
- * sleeping: QL_E_BUSY has done nothing, so the second try is the first that
- * counts. How long the first one waits for a lock: */
-static inline int64_t qli_handle_first_wait_ms(const struct ql *ql, int64_t wait_ms)
+/* ---- a call that is made again ------------------------------------------- */
+
+/* One call of the host, as often as it has to be made: again after it was told that
+ * it may sleep, where a lock is taken (QL_E_BUSY has done nothing, so the last one is
+ * the one that counts); again after the ledger was asked or written for it. */
+struct qli_attempt {
+    int64_t wait_ms;     /* how long this one waits for a lock */
+    int64_t patience_ms; /* how long the call may wait */
+    unsigned consultations;
+    bool told;
+    void *token; /* of the host, if told */
+};
+
+static inline struct qli_attempt qli_attempt_first(const struct ql *ql, int64_t patience_ms)
 {
-    return __builtin_expect(ql->options.wait_begin != NULL, 0) ? -1 : wait_ms;
+    bool tells = __builtin_expect(ql->options.wait_begin != NULL, 0);
+    return (struct qli_attempt){.wait_ms = tells ? -1 : patience_ms, .patience_ms = patience_ms};
 }
 
-/* Whether to try again and sleep this time; the host has been told. */
-static inline bool qli_handle_begins_to_wait(const struct ql *ql, enum ql_status status,
-                                             int64_t wait_ms, void **token)
+/* Whether the status is one for the caller, and the host is not to be told of an end. */
+static inline bool qli_attempt_answered(const struct qli_attempt *attempt, enum ql_status status)
 {
-    if (__builtin_expect(status != QL_E_BUSY, 1) || ql->options.wait_begin == NULL || wait_ms < 0)
-        return false;
-    *token = ql->options.wait_begin(ql->options.context);
-    return true;
+    return __builtin_expect(status != QL_E_BUSY && status < QLI_ASK_LEDGER && !attempt->told, 1);
 }
 
-/* Before and after a wait for the disk, of which the host is told in any case. */
-static inline void *qli_handle_begins_disk(const struct ql *ql)
+bool qli_attempt_again_slow(struct ql *ql, struct qli_attempt *attempt, const struct qli_call *call,
+                            const char *subject, enum ql_status *status);
+
+/* After each: whether the call has to be made again, and as one that begins anew.
+ * Otherwise *status is an answer for the caller. subject is whose the call is; it and
+ * call are NULL where no windows are looked at. No lock is held: the host may wait for
+ * one of its own. */
+static inline bool qli_attempt_again(struct ql *ql, struct qli_attempt *attempt,
+                                     const struct qli_call *call, const char *subject,
+                                     enum ql_status *status)
+{
+    return !qli_attempt_answered(attempt, *status) &&
+           qli_attempt_again_slow(ql, attempt, call, subject, status);
+}
+
+/* ---- waits of which the host is told ------------------------------------- */
+
+static inline void *qli_handle_begins_to_wait(const struct ql *ql)
 {
     return ql->options.wait_begin != NULL ? ql->options.wait_begin(ql->options.context) : NULL;
 }

@@ -25,7 +25,7 @@ static enum ql_status flush(struct ql *ql, const struct qli_call *call, struct q
 static enum ql_status begin(struct ql *ql, int64_t wait_ms, struct qli_call *call, void **token)
 {
     enum ql_status status = qli_handle_begin(ql, wait_ms, call);
-    *token = status == QL_OK ? qli_handle_begins_disk(ql) : NULL;
+    *token = status == QL_OK ? qli_handle_begins_to_wait(ql) : NULL;
     return status;
 }
 

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The calls on one subject or lease. Each is a try, made twice where it has to
- * wait and the host wants to know.
+ * The calls on one subject or lease.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -39,35 +38,6 @@ struct wish {
     int64_t ttl_ns;
 };
 
-static enum ql_status try_admit(struct ql *ql, int64_t wait_ms, const char *subject,
-                                const struct wish *wish, struct ql_lease *lease,
-                                struct ql_verdict *verdict)
-{
-    struct qli_call call;
-    struct qli_name name;
-    unsigned tries = 0;
-    enum ql_status status;
-    do {
-        status = begin_with_subject(ql, wait_ms, subject, &call, &name);
-        if (status != QL_OK)
-            return status;
-        if (wish->age_ns + wish->ttl_ns > 0 && call.boot_ns == 0)
-            announce_deadlines(&call);
-        const struct qli_admission admission = {
-            .limits = call.limits->concurrent | (wish->budgets ? call.limits->windowed : 0),
-            .slot = true,
-            .age_ns = wish->age_ns,
-            .ttl_ns = wish->ttl_ns,
-        };
-        status = qli_operation_admit(&call, &name, &admission, lease, verdict);
-    } while (qli_handle_consults(ql, &call, subject, &status, &tries));
-    if (status != QL_E_FULL || ql->options.when_full != QL_FULL_ADMIT)
-        return status;
-    __atomic_fetch_add(&call.engine->page->omissions, 1, __ATOMIC_RELAXED);
-    *lease = (struct ql_lease){.epoch = call.engine->epoch, .index = UNCOUNTED_INDEX};
-    return QL_OK;
-}
-
 /* The windowed limit of that name; all of them for NULL. */
 static enum ql_status find_budgets(const struct qli_limits *limits, const char *name,
                                    uint32_t *budgets)
@@ -84,36 +54,23 @@ static enum ql_status find_budgets(const struct qli_limits *limits, const char *
     return QL_E_LIMIT;
 }
 
-static enum ql_status try_check(struct ql *ql, int64_t wait_ms, const char *subject,
-                                const char *limit, struct ql_verdict *verdict)
+enum ql_status ql_check(struct ql *ql, const char *subject, const char *limit,
+                        struct ql_verdict *verdict)
 {
     struct qli_call call;
     struct qli_name name;
     struct qli_admission admission = {0};
-    unsigned tries = 0;
     enum ql_status status;
+    if (ql == NULL)
+        return QL_E_INVALID;
+    struct qli_attempt attempt = qli_attempt_first(ql, ql->options.admit_wait_ms);
     do {
-        status = begin_with_subject(ql, wait_ms, subject, &call, &name);
+        status = begin_with_subject(ql, attempt.wait_ms, subject, &call, &name);
         if (status == QL_OK)
             status = find_budgets(call.limits, limit, &admission.limits);
         if (status == QL_OK)
             status = qli_operation_admit(&call, &name, &admission, NULL, verdict);
-    } while (qli_handle_consults(ql, &call, subject, &status, &tries));
-    return status;
-}
-
-enum ql_status ql_check(struct ql *ql, const char *subject, const char *limit,
-                        struct ql_verdict *verdict)
-{
-    if (ql == NULL)
-        return QL_E_INVALID;
-    void *token;
-    enum ql_status status = try_check(ql, qli_handle_first_wait_ms(ql, ql->options.admit_wait_ms),
-                                      subject, limit, verdict);
-    if (qli_handle_begins_to_wait(ql, status, ql->options.admit_wait_ms, &token)) {
-        status = try_check(ql, ql->options.admit_wait_ms, subject, limit, verdict);
-        qli_handle_ends_to_wait(ql, token);
-    }
+    } while (qli_attempt_again(ql, &attempt, &call, subject, &status));
     return status;
 }
 
@@ -128,14 +85,29 @@ static bool clear_lease(struct ql_lease *lease)
 static enum ql_status take_lease(struct ql *ql, const char *subject, const struct wish *wish,
                                  struct ql_lease *lease, struct ql_verdict *verdict)
 {
-    void *token;
-    enum ql_status status = try_admit(ql, qli_handle_first_wait_ms(ql, ql->options.admit_wait_ms),
-                                      subject, wish, lease, verdict);
-    if (qli_handle_begins_to_wait(ql, status, ql->options.admit_wait_ms, &token)) {
-        status = try_admit(ql, ql->options.admit_wait_ms, subject, wish, lease, verdict);
-        qli_handle_ends_to_wait(ql, token);
-    }
-    return status;
+    struct qli_call call;
+    struct qli_name name;
+    enum ql_status status;
+    struct qli_attempt attempt = qli_attempt_first(ql, ql->options.admit_wait_ms);
+    do {
+        status = begin_with_subject(ql, attempt.wait_ms, subject, &call, &name);
+        if (status != QL_OK)
+            continue;
+        if (wish->age_ns + wish->ttl_ns > 0 && call.boot_ns == 0)
+            announce_deadlines(&call);
+        const struct qli_admission admission = {
+            .limits = call.limits->concurrent | (wish->budgets ? call.limits->windowed : 0),
+            .slot = true,
+            .age_ns = wish->age_ns,
+            .ttl_ns = wish->ttl_ns,
+        };
+        status = qli_operation_admit(&call, &name, &admission, lease, verdict);
+    } while (qli_attempt_again(ql, &attempt, &call, subject, &status));
+    if (status != QL_E_FULL || ql->options.when_full != QL_FULL_ADMIT)
+        return status;
+    __atomic_fetch_add(&call.engine->page->omissions, 1, __ATOMIC_RELAXED);
+    *lease = (struct ql_lease){.epoch = call.engine->epoch, .index = UNCOUNTED_INDEX};
+    return QL_OK;
 }
 
 enum ql_status ql_acquire(struct ql *ql, const char *subject, struct ql_lease *lease,
@@ -183,29 +155,24 @@ static enum ql_status find_meters(const struct qli_call *call, const struct ql_c
     return QL_OK;
 }
 
-static enum ql_status try_settle(struct ql *ql, int64_t wait_ms, const struct ql_lease *lease,
-                                 const struct ql_charge *charges, size_t count)
+static bool is_uncounted(const struct qli_call *call, const struct ql_lease *lease)
 {
-    struct qli_call call;
-    struct qli_amount amounts[QL_METERS_MAX];
-    char subject[QL_SUBJECT_MAX + 1];
-    unsigned tries = 0;
-    enum ql_status status;
-    do {
-        status = qli_handle_begin(ql, wait_ms, &call);
-        if (status == QL_OK)
-            status = find_meters(&call, charges, count, amounts);
-        if (status != QL_OK)
-            return status;
-        if (lease->index == UNCOUNTED_INDEX && lease->epoch == call.engine->epoch)
-            return count > 0 ? QL_E_FULL : QL_OK;
-        status = qli_operation_settle(&call, lease, amounts, count);
-        if (__builtin_expect(status == QLI_ASK_LEDGER, 0)) {
-            enum ql_status known = qli_operation_lease_subject(&call, lease, subject);
-            status = known == QL_OK ? status : known;
-        }
-    } while (qli_handle_consults(ql, &call, subject, &status, &tries));
-    return status;
+    return lease->index == UNCOUNTED_INDEX && lease->epoch == call->engine->epoch;
+}
+
+/* qli_attempt_again, of a settle of the lease. */
+static __attribute__((noinline)) bool settle_again(struct ql *ql, struct qli_attempt *attempt,
+                                                   const struct qli_call *call,
+                                                   const struct ql_lease *lease,
+                                                   enum ql_status *status)
+{
+    char subject[QL_SUBJECT_MAX + 1] = "";
+    enum ql_status known = QL_OK;
+    if (*status == QLI_ASK_LEDGER)
+        known = qli_operation_lease_subject(call, lease, subject);
+    if (known != QL_OK)
+        *status = known;
+    return qli_attempt_again(ql, attempt, call, subject, status);
 }
 
 static bool charges_anything(const struct ql_charge *charges, size_t count)
@@ -220,18 +187,25 @@ static bool charges_anything(const struct ql_charge *charges, size_t count)
 enum ql_status ql_settle(struct ql *ql, struct ql_lease lease, const struct ql_charge *charges,
                          size_t count)
 {
+    struct qli_call call;
+    struct qli_amount amounts[QL_METERS_MAX];
+    enum ql_status status;
     if (ql == NULL || count > QL_METERS_MAX || (count > 0 && charges == NULL))
         return QL_E_INVALID;
-    void *token;
-    enum ql_status status = try_settle(ql, qli_handle_first_wait_ms(ql, ql->options.charge_wait_ms),
-                                       &lease, charges, count);
-    if (qli_handle_begins_to_wait(ql, status, ql->options.charge_wait_ms, &token)) {
-        status = try_settle(ql, ql->options.charge_wait_ms, &lease, charges, count);
-        qli_handle_ends_to_wait(ql, token);
-    }
-    if (status < QL_OK || !charges_anything(charges, count))
-        return status;
-    return qli_handle_make_durable(ql, qli_lease_number_shard(lease.index), status);
+    struct qli_attempt attempt = qli_attempt_first(ql, ql->options.charge_wait_ms);
+    do {
+        status = qli_handle_begin(ql, attempt.wait_ms, &call);
+        if (status == QL_OK)
+            status = find_meters(&call, charges, count, amounts);
+        if (status == QL_OK && __builtin_expect(is_uncounted(&call, &lease), 0))
+            status = count > 0 ? QL_E_FULL : QL_OK;
+        else if (status == QL_OK)
+            status = qli_operation_settle(&call, &lease, amounts, count);
+    } while (!qli_attempt_answered(&attempt, status) &&
+             settle_again(ql, &attempt, &call, &lease, &status));
+    if (status >= QL_OK && qli_handle_is_sync(ql) && charges_anything(charges, count))
+        return qli_handle_make_durable(ql, qli_lease_number_shard(lease.index), status);
+    return status;
 }
 
 enum ql_status ql_release(struct ql *ql, struct ql_lease lease)
@@ -240,28 +214,20 @@ enum ql_status ql_release(struct ql *ql, struct ql_lease lease)
 }
 
 /* Renews or revokes. */
-static enum ql_status try_lease(struct ql *ql, int64_t wait_ms, const struct ql_lease *lease,
-                                enum ql_status (*operation)(const struct qli_call *,
-                                                            const struct ql_lease *))
-{
-    struct qli_call call;
-    enum ql_status status = qli_handle_begin(ql, wait_ms, &call);
-    return status == QL_OK ? operation(&call, lease) : status;
-}
-
 static enum ql_status call_on_lease(struct ql *ql, const struct ql_lease *lease,
                                     enum ql_status (*operation)(const struct qli_call *,
                                                                 const struct ql_lease *))
 {
+    struct qli_call call;
+    enum ql_status status;
     if (ql == NULL)
         return QL_E_INVALID;
-    void *token;
-    enum ql_status status =
-        try_lease(ql, qli_handle_first_wait_ms(ql, ql->options.charge_wait_ms), lease, operation);
-    if (qli_handle_begins_to_wait(ql, status, ql->options.charge_wait_ms, &token)) {
-        status = try_lease(ql, ql->options.charge_wait_ms, lease, operation);
-        qli_handle_ends_to_wait(ql, token);
-    }
+    struct qli_attempt attempt = qli_attempt_first(ql, ql->options.charge_wait_ms);
+    do {
+        status = qli_handle_begin(ql, attempt.wait_ms, &call);
+        if (status == QL_OK)
+            status = operation(&call, lease);
+    } while (qli_attempt_again(ql, &attempt, NULL, NULL, &status));
     return status;
 }
 
@@ -275,71 +241,44 @@ enum ql_status ql_revoke(struct ql *ql, struct ql_lease lease)
     return call_on_lease(ql, &lease, qli_operation_revoke);
 }
 
-/* *shard is where it was charged. */
-static enum ql_status try_charge(struct ql *ql, int64_t wait_ms, const char *subject,
-                                 const char *meter, int64_t amount, uint64_t *shard)
-{
-    struct qli_call call;
-    struct qli_name name;
-    unsigned tries = 0;
-    enum ql_status status;
-    do {
-        status = begin_with_subject(ql, wait_ms, subject, &call, &name);
-        if (status != QL_OK)
-            return status;
-        int index = qli_limits_meter(call.limits, meter);
-        if (index < 0)
-            return QL_E_METER;
-        if (amount == 0)
-            return QL_OK;
-        *shard = qli_engine_shard_of(call.engine, name.hash);
-        status = qli_operation_charge(&call, &name, (struct qli_amount){(uint32_t)index, amount});
-    } while (qli_handle_consults(ql, &call, subject, &status, &tries));
-    return status;
-}
-
 enum ql_status ql_charge(struct ql *ql, const char *subject, const char *meter, int64_t amount,
                          const char *operation_id)
 {
-    if (ql == NULL || meter == NULL || amount < 0 || operation_id != NULL)
-        return QL_E_INVALID;
-    void *token;
-    uint64_t shard = 0;
-    enum ql_status status = try_charge(ql, qli_handle_first_wait_ms(ql, ql->options.charge_wait_ms),
-                                       subject, meter, amount, &shard);
-    if (qli_handle_begins_to_wait(ql, status, ql->options.charge_wait_ms, &token)) {
-        status = try_charge(ql, ql->options.charge_wait_ms, subject, meter, amount, &shard);
-        qli_handle_ends_to_wait(ql, token);
-    }
-    return status == QL_OK && amount > 0 ? qli_handle_make_durable(ql, shard, status) : status;
-}
-
-static enum ql_status try_usage(struct ql *ql, int64_t wait_ms, const char *subject,
-                                struct ql_usage *usage)
-{
     struct qli_call call;
     struct qli_name name;
-    unsigned tries = 0;
     enum ql_status status;
+    if (ql == NULL || meter == NULL || amount < 0 || operation_id != NULL)
+        return QL_E_INVALID;
+    struct qli_attempt attempt = qli_attempt_first(ql, ql->options.charge_wait_ms);
     do {
-        status = begin_with_subject(ql, wait_ms, subject, &call, &name);
-        if (status == QL_OK)
-            status = qli_operation_usage(&call, &name, usage);
-    } while (qli_handle_consults(ql, &call, subject, &status, &tries));
+        status = begin_with_subject(ql, attempt.wait_ms, subject, &call, &name);
+        if (status != QL_OK)
+            continue;
+        int index = qli_limits_meter(call.limits, meter);
+        if (index < 0)
+            status = QL_E_METER;
+        else if (amount > 0)
+            status =
+                qli_operation_charge(&call, &name, (struct qli_amount){(uint32_t)index, amount});
+    } while (qli_attempt_again(ql, &attempt, &call, subject, &status));
+    if (status == QL_OK && amount > 0 && qli_handle_is_sync(ql))
+        return qli_handle_make_durable(ql, qli_engine_shard_of(call.engine, name.hash), status);
     return status;
 }
 
 enum ql_status ql_usage(struct ql *ql, const char *subject, struct ql_usage *usage)
 {
+    struct qli_call call;
+    struct qli_name name;
+    enum ql_status status;
     if (ql == NULL || usage == NULL)
         return QL_E_INVALID;
-    void *token;
-    enum ql_status status =
-        try_usage(ql, qli_handle_first_wait_ms(ql, ql->options.admit_wait_ms), subject, usage);
-    if (qli_handle_begins_to_wait(ql, status, ql->options.admit_wait_ms, &token)) {
-        status = try_usage(ql, ql->options.admit_wait_ms, subject, usage);
-        qli_handle_ends_to_wait(ql, token);
-    }
+    struct qli_attempt attempt = qli_attempt_first(ql, ql->options.admit_wait_ms);
+    do {
+        status = begin_with_subject(ql, attempt.wait_ms, subject, &call, &name);
+        if (status == QL_OK)
+            status = qli_operation_usage(&call, &name, usage);
+    } while (qli_attempt_again(ql, &attempt, &call, subject, &status));
     return status;
 }
 

@@ -42,13 +42,11 @@ struct walk {
 /* Begins a call that waits for no lock but that of the limits. */
 static enum ql_status begin(struct ql *ql, struct qli_call *call)
 {
-    void *token;
-    int64_t wait_ms = ql->options.admit_wait_ms;
-    enum ql_status status = qli_handle_begin(ql, qli_handle_first_wait_ms(ql, wait_ms), call);
-    if (qli_handle_begins_to_wait(ql, status, wait_ms, &token)) {
-        status = qli_handle_begin(ql, wait_ms, call);
-        qli_handle_ends_to_wait(ql, token);
-    }
+    enum ql_status status;
+    struct qli_attempt attempt = qli_attempt_first(ql, ql->options.admit_wait_ms);
+    do
+        status = qli_handle_begin(ql, attempt.wait_ms, call);
+    while (qli_attempt_again(ql, &attempt, NULL, NULL, &status));
     return status;
 }
 
@@ -78,15 +76,11 @@ static enum ql_status try_batch(const struct walk *walk, int64_t wait_ms, uint64
 static enum ql_status copy_batch(const struct walk *walk, uint64_t shard, uint64_t *next,
                                  struct copy copies[BATCH], size_t *count)
 {
-    void *token;
-    const struct ql *ql = walk->ql;
-    int64_t wait_ms = ql->options.admit_wait_ms;
-    enum ql_status status =
-        try_batch(walk, qli_handle_first_wait_ms(ql, wait_ms), shard, next, copies, count);
-    if (qli_handle_begins_to_wait(ql, status, wait_ms, &token)) {
-        status = try_batch(walk, wait_ms, shard, next, copies, count);
-        qli_handle_ends_to_wait(ql, token);
-    }
+    enum ql_status status;
+    struct qli_attempt attempt = qli_attempt_first(walk->ql, walk->ql->options.admit_wait_ms);
+    do
+        status = try_batch(walk, attempt.wait_ms, shard, next, copies, count);
+    while (qli_attempt_again(walk->ql, &attempt, NULL, NULL, &status));
     return status;
 }
 
@@ -236,16 +230,21 @@ static enum ql_status begin_verifying(struct ql *ql, int64_t wait_ms, struct qli
     return qli_error(error, status, 0, "%s", ql_status_text(status));
 }
 
-static enum ql_status try_verify(struct ql *ql, int64_t wait_ms, struct ql_verify_report *report,
-                                 struct ql_error *error)
+static enum ql_status verify_region(struct ql *ql, struct ql_verify_report *report,
+                                    struct ql_error *error)
 {
     struct qli_call call;
-    enum ql_status status = begin_verifying(ql, wait_ms, &call, error);
-    if (status != QL_OK)
-        return status;
-    report->flush_lag_ms =
-        qli_engine_has_ledger(call.engine) ? qli_flusher_lag_ms(&ql->store->flusher) : 0;
-    return qli_verify(&call, report, error);
+    enum ql_status status;
+    struct qli_attempt attempt = qli_attempt_first(ql, ql->options.charge_wait_ms);
+    do {
+        status = begin_verifying(ql, attempt.wait_ms, &call, error);
+        if (status != QL_OK)
+            continue;
+        report->flush_lag_ms =
+            qli_engine_has_ledger(call.engine) ? qli_flusher_lag_ms(&ql->store->flusher) : 0;
+        status = qli_verify(&call, report, error);
+    } while (qli_attempt_again(ql, &attempt, NULL, NULL, &status));
+    return status;
 }
 
 static enum ql_status verify_ledger(struct ql *ql, struct ql_error *error)
@@ -256,7 +255,7 @@ static enum ql_status verify_ledger(struct ql *ql, struct ql_error *error)
         return status;
     if (!qli_engine_has_ledger(call.engine))
         return QL_OK;
-    void *token = qli_handle_begins_disk(ql);
+    void *token = qli_handle_begins_to_wait(ql);
     status = qli_compare(&ql->store->flusher, &call, error);
     qli_handle_ends_to_wait(ql, token);
     return status;
@@ -265,15 +264,8 @@ static enum ql_status verify_ledger(struct ql *ql, struct ql_error *error)
 enum ql_status ql_verify(struct ql *ql, struct ql_verify_report *report, struct ql_error *error)
 {
     struct ql_verify_report unused;
-    void *token;
     if (ql == NULL)
         return qli_error(error, QL_E_INVALID, 0, "the handle is NULL");
-    report = report != NULL ? report : &unused;
-    int64_t wait_ms = ql->options.charge_wait_ms;
-    enum ql_status status = try_verify(ql, qli_handle_first_wait_ms(ql, wait_ms), report, error);
-    if (qli_handle_begins_to_wait(ql, status, wait_ms, &token)) {
-        status = try_verify(ql, wait_ms, report, error);
-        qli_handle_ends_to_wait(ql, token);
-    }
+    enum ql_status status = verify_region(ql, report != NULL ? report : &unused, error);
     return status == QL_OK ? verify_ledger(ql, error) : status;
 }

@@ -4,19 +4,6 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
-
-static int64_t read_clock(clockid_t id)
-{
-    struct timespec now;
-    clock_gettime(id, &now);
-    return (int64_t)now.tv_sec * QLI_NS_PER_SECOND + now.tv_nsec;
-}
-
-int64_t qli_clock_calendar_ns(void)
-{
-    return read_clock(CLOCK_REALTIME_COARSE);
-}
 
 /* time_namespaces(7): what this namespace adds to CLOCK_BOOTTIME. */
 static int64_t read_namespace_offset(void)
@@ -66,5 +53,5 @@ int64_t qli_clock_boot_ns(void)
     int64_t offset = __atomic_load_n(&namespace_offset, __ATOMIC_RELAXED);
     if (__builtin_expect(offset == UNKNOWN_OFFSET, 0))
         offset = learn_namespace_offset();
-    return read_clock(CLOCK_BOOTTIME) - offset;
+    return qli_clock_read_ns(CLOCK_BOOTTIME) - offset;
 }

@@ -8,12 +8,24 @@
 #define QLI_BASE_CLOCK_H
 
 #include <stdint.h>
+#include <time.h>
 
 #define QLI_NS_PER_SECOND INT64_C(1000000000)
 #define QLI_NS_PER_MS INT64_C(1000000)
 
+/* Nanoseconds, of a clock of clock_gettime(2). */
+static inline int64_t qli_clock_read_ns(clockid_t clock)
+{
+    struct timespec now;
+    clock_gettime(clock, &now);
+    return (int64_t)now.tv_sec * QLI_NS_PER_SECOND + now.tv_nsec;
+}
+
 /* Nanoseconds since the Unix epoch. */
-int64_t qli_clock_calendar_ns(void);
+static inline int64_t qli_clock_calendar_ns(void)
+{
+    return qli_clock_read_ns(CLOCK_REALTIME_COARSE);
+}
 
 /* Nanoseconds since boot, suspend included; the same in every time namespace. */
 int64_t qli_clock_boot_ns(void);

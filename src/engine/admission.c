@@ -15,7 +15,8 @@
 
 #define NOTHING_REFUSES SIZE_MAX
 
-static int64_t limit_used(const struct qli_call *call, size_t i, const struct qli_subject *subject)
+static inline __attribute__((always_inline)) int64_t
+limit_used(const struct qli_call *call, size_t i, const struct qli_subject *subject)
 {
     if (subject == NULL)
         return 0;

@@ -34,7 +34,8 @@ static enum ql_status charge_once(const struct qli_call *call, const struct qli_
         status = qli_subject_insert_locked(&section, name, call->day, &index);
     if (status != QL_OK)
         return qli_section_abandon(&section, status);
-    qli_cell_add_locked(&section, index, amount.meter, call->day, amount.amount);
+    qli_cell_add_locked(&section, qli_subject_at(&section, index), amount.meter, call->day,
+                        amount.amount);
     qli_section_commit(&section);
     qli_section_leave(&section);
     return QL_OK;
@@ -107,21 +108,26 @@ static bool has_subject(const struct qli_lease *slot, const struct qli_subject *
            (qli_subject_kind(subject) == QLI_SUBJECT_USED && subject->hash == slot->subject_hash);
 }
 
-/* Looks at all cells before the first one is changed. Stores: the cells'. */
-static enum ql_status add_amounts(struct qli_section *section, const struct qli_call *call,
-                                  uint64_t index, const struct qli_amount *amounts, size_t count)
+/* Whether all cells may be added to. */
+static enum ql_status admit_amounts(const struct qli_call *call, const struct qli_subject *subject,
+                                    const struct qli_amount *amounts, size_t count)
 {
-    const struct qli_subject *subject = qli_subject_at(section, index);
-    for (size_t i = 0; i < count; i++) {
-        enum ql_status status = qli_cell_admits(call, subject, amounts[i].meter);
-        if (status != QL_OK && amounts[i].amount > 0)
-            return status;
+    enum ql_status status = QL_OK;
+    for (size_t i = 0; i < count && status == QL_OK; i++) {
+        if (amounts[i].amount > 0)
+            status = qli_cell_admits(call, subject, amounts[i].meter);
     }
+    return status;
+}
+
+/* Stores: the cells'. */
+static void add_amounts(struct qli_section *section, const struct qli_call *call,
+                        struct qli_subject *subject, const struct qli_amount *amounts, size_t count)
+{
     for (size_t i = 0; i < count; i++) {
         if (amounts[i].amount > 0)
-            qli_cell_add_locked(section, index, amounts[i].meter, call->day, amounts[i].amount);
+            qli_cell_add_locked(section, subject, amounts[i].meter, call->day, amounts[i].amount);
     }
-    return QL_OK;
 }
 
 /* *owner is whose it is after QL_E_NOT_OWNER. Stores: the cells'; the lease's end; the
@@ -146,9 +152,10 @@ static enum ql_status settle_once(const struct qli_call *call, const struct ql_l
         return qli_section_abandon(&section, QL_E_EXPIRED);
     bool kept = qli_lease_is_kept(slot);
     bool late = kept || qli_lease_over_age(slot, call);
-    status = add_amounts(&section, call, slot->subject, amounts, count);
+    status = admit_amounts(call, subject, amounts, count);
     if (status != QL_OK)
         return qli_section_abandon(&section, status);
+    add_amounts(&section, call, subject, amounts, count);
     status = kept ? qli_lease_settle_kept_locked(&section, index)
                   : qli_lease_settle_locked(&section, index);
     status = leave_lease(&section, status);

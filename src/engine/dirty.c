@@ -166,7 +166,7 @@ static uint64_t bit_of(const struct qli_subject *subject, const struct qli_total
 /* Stores: the subject's dirty bits; the commit. */
 static void clear_subject(struct qli_section *section, const struct qli_dirty_subject *written)
 {
-    const struct qli_subject *subject = qli_subject_at(section, written->index);
+    struct qli_subject *subject = qli_subject_at(section, written->index);
     if (subject == NULL || qli_subject_kind(subject) != QLI_SUBJECT_USED ||
         subject->hash != written->hash)
         return;
@@ -176,7 +176,7 @@ static void clear_subject(struct qli_section *section, const struct qli_dirty_su
         dirty &= ~bit_of(subject, &written->totals[i]);
     if (dirty == old_dirty)
         return;
-    qli_subject_set_dirty_locked(section, written->index, dirty);
+    qli_subject_set_dirty_locked(section, subject, dirty);
     qli_section_commit(section);
 }
 
@@ -198,7 +198,7 @@ enum ql_status qli_dirty_clear(const struct qli_call *call, uint64_t shard,
 /* Stores: the subject's dirty bits; the commit. */
 static void mark_subject(struct qli_section *section, uint64_t index)
 {
-    const struct qli_subject *subject = qli_subject_at(section, index);
+    struct qli_subject *subject = qli_subject_at(section, index);
     if (qli_subject_kind(subject) != QLI_SUBJECT_USED)
         return;
     uint64_t dirty = qli_subject_dirty(subject);
@@ -209,7 +209,7 @@ static void mark_subject(struct qli_section *section, uint64_t index)
     }
     if (dirty == qli_subject_dirty(subject))
         return;
-    qli_subject_set_dirty_locked(section, index, dirty);
+    qli_subject_set_dirty_locked(section, subject, dirty);
     qli_section_commit(section);
 }
 

@@ -95,15 +95,16 @@ static void push_free(struct qli_section *section, uint64_t index, struct qli_su
 
 /* Stores: meta; where the first bit comes or the last one goes, the bitmap's word
  * and dirty_count. */
-void qli_subject_set_dirty_locked(struct qli_section *section, uint64_t index, uint64_t dirty)
+void qli_subject_set_dirty_locked(struct qli_section *section, struct qli_subject *subject,
+                                  uint64_t dirty)
 {
-    struct qli_subject *subject = qli_subject_at(section, index);
     bool was_dirty = qli_subject_dirty(subject) != 0;
     qli_section_store(section, &subject->meta,
                       (subject->meta & ~(UINT64_C(0xffff) << 16)) | dirty << 16);
     if (was_dirty == (dirty != 0))
         return;
     struct qli_shard *shard = section->shard;
+    uint64_t index = qli_subject_index(section, subject);
     uint64_t *word = qli_subject_dirty_word(section, index);
     qli_section_store(section, word, *word ^ qli_subject_dirty_bit(index));
     qli_section_store(section, &shard->dirty_count,
@@ -153,7 +154,7 @@ static enum ql_status evict_locked(struct qli_section *section, uint64_t index)
         return QL_E_CORRUPT;
     qli_section_store(section, link, subject->next);
     if (qli_subject_dirty(subject) != 0)
-        qli_subject_set_dirty_locked(section, index, 0);
+        qli_subject_set_dirty_locked(section, subject, 0);
     push_free(section, index, subject);
     if (extension != NULL)
         push_free(section, extension_index, extension);

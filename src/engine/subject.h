@@ -76,6 +76,15 @@ static inline struct qli_subject *qli_subject_at(const struct qli_section *secti
                                   (index - 1) * g->subject_size);
 }
 
+/* The slot's index. */
+static inline uint64_t qli_subject_index(const struct qli_section *section,
+                                         const struct qli_subject *subject)
+{
+    const struct qli_geometry *g = &section->engine->geometry;
+    const unsigned char *slots = (const unsigned char *)section->shard + g->subjects_offset;
+    return (uint64_t)((const unsigned char *)subject - slots) / g->subject_size + 1;
+}
+
 /* The word that starts the chain of bucket number b. */
 static inline uint64_t *qli_subject_bucket(const struct qli_section *section, uint64_t b)
 {
@@ -122,7 +131,8 @@ static inline uint64_t qli_subject_dirty_bit(uint64_t index)
 
 /* Gives the subject these dirty bits, undoably, and the bitmap and dirty_count what
  * follows from them. */
-void qli_subject_set_dirty_locked(struct qli_section *section, uint64_t index, uint64_t dirty);
+void qli_subject_set_dirty_locked(struct qli_section *section, struct qli_subject *subject,
+                                  uint64_t dirty);
 
 /* Copies the key, NUL-terminated. QL_E_CORRUPT. */
 enum ql_status qli_subject_key(const struct qli_section *section, const struct qli_subject *subject,

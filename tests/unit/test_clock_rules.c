@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Clocks do not refill budgets: row 18 of the contract, on a store with the
- * system's clock. The library's two clocks are replaced when this is linked: time
- * is what the test says it is, and calendar time is off by what the thread says.
+ * system's clock. The two clocks that the library reads are replaced when this is
+ * linked: time is what the test says it is, and calendar time is off by what the thread says.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "api/handle.h"
 #include "rules/timeline.h"
@@ -32,10 +33,10 @@ static _Thread_local int64_t skew_ns;
 static _Thread_local bool dawdles; /* gives way to others between the clocks */
 static int reads_until_stop;       /* of the calendar; then the thread is stopped for two days */
 
-int64_t __wrap_qli_clock_calendar_ns(void);
-int64_t __wrap_qli_clock_boot_ns(void);
+int __wrap_clock_gettime(clockid_t clock, struct timespec *now);
+int __real_clock_gettime(clockid_t clock, struct timespec *now);
 
-int64_t __wrap_qli_clock_calendar_ns(void)
+static int64_t read_calendar_ns(void)
 {
     int64_t reading_ns = __atomic_load_n(&now_ns, __ATOMIC_RELAXED) + skew_ns;
     if (reads_until_stop > 0 && --reads_until_stop == 0)
@@ -45,9 +46,19 @@ int64_t __wrap_qli_clock_calendar_ns(void)
     return reading_ns;
 }
 
-int64_t __wrap_qli_clock_boot_ns(void)
+static int64_t read_boot_ns(void)
 {
     return __atomic_load_n(&now_ns, __ATOMIC_RELAXED) - BOOT_AT * SECOND_NS;
+}
+
+int __wrap_clock_gettime(clockid_t clock, struct timespec *now)
+{
+    if (clock != CLOCK_REALTIME_COARSE && clock != CLOCK_BOOTTIME)
+        return __real_clock_gettime(clock, now);
+    int64_t reading_ns = clock == CLOCK_BOOTTIME ? read_boot_ns() : read_calendar_ns();
+    now->tv_sec = reading_ns / SECOND_NS;
+    now->tv_nsec = reading_ns % SECOND_NS;
+    return 0;
 }
 
 /* ---- one thread ---------------------------------------------------------- */
