@@ -247,8 +247,8 @@ struct ql_options {
     /* Called on the caller's thread before a call goes to sleep for a lock or waits for
      * the disk, and after it woke, so that an interpreter can give up its own lock meanwhile.
      * What the first returns the second receives. Both or neither. Not called in
-     * ql_open and ql_close, nor where a forked child enters the store, a call reads an
-     * older window out of the ledger, or one flushes for want of a thread. */
+     * ql_open and ql_close, nor where a forked child enters the store or a call makes
+     * the flush of a store without a thread, as that is due. */
     void *(*wait_begin)(void *context);
     void (*wait_end)(void *context, void *token);
 

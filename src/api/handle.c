@@ -252,13 +252,14 @@ static enum ql_status consult(struct ql *ql, struct qli_attempt *attempt,
     struct qli_flusher *flusher = &ql->store->flusher;
     if (++attempt->consultations > CONSULTATIONS_MAX)
         return QL_E_BUSY;
-    tell(ql, attempt);
-    patient.wait_ms = attempt->wait_ms;
-    if (status == QLI_MUST_FLUSH)
-        return qli_flusher_flush(flusher, call->self, patient.wait_ms, NULL);
     if (qli_subject_name(call->engine, subject, &name) != QL_OK)
         return QL_E_SUBJECT;
-    return qli_flusher_reopen(flusher, &patient, &name);
+    tell(ql, attempt);
+    patient.wait_ms = attempt->wait_ms;
+    if (status == QLI_ASK_LEDGER)
+        return qli_flusher_reopen(flusher, &patient, &name);
+    return qli_flusher_flush_shard(flusher, call->self,
+                                   qli_engine_shard_of(call->engine, name.hash), patient.wait_ms);
 }
 
 bool qli_attempt_again_slow(struct ql *ql, struct qli_attempt *attempt, const struct qli_call *call,

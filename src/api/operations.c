@@ -166,9 +166,9 @@ static __attribute__((noinline)) bool settle_again(struct ql *ql, struct qli_att
                                                    const struct ql_lease *lease,
                                                    enum ql_status *status)
 {
-    char subject[QL_SUBJECT_MAX + 1] = "";
+    char subject[QL_SUBJECT_MAX + 1];
     enum ql_status known = QL_OK;
-    if (*status == QLI_ASK_LEDGER)
+    if (*status >= QLI_ASK_LEDGER)
         known = qli_operation_lease_subject(call, lease, subject);
     if (known != QL_OK)
         *status = known;

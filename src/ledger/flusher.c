@@ -130,17 +130,35 @@ static enum ql_status flush_in_turn(struct qli_flusher *flusher, uint64_t self, 
     return status;
 }
 
-/* Gives the right to write back between two tries at a shard that is busy. */
-enum ql_status qli_flusher_flush(struct qli_flusher *flusher, uint64_t self, int64_t wait_ms,
-                                 struct ql_error *error)
+/* Until all is written, or the shard that has this word. Gives the right to write back
+ * between two tries at a shard that is busy. */
+static enum ql_status flush_patiently(struct qli_flusher *flusher, uint64_t self,
+                                      const uint64_t *flushed, int64_t wait_ms,
+                                      struct ql_error *error)
 {
+    uint64_t needed = qli_page_load(&flusher->engine->ledger->begun) + 1;
     int64_t deadline_ns = qli_clock_boot_ns() + wait_ms * QLI_NS_PER_MS;
     enum ql_status status;
     do {
         int64_t left_ns = deadline_ns - qli_clock_boot_ns();
         status = flush_in_turn(flusher, self, left_ns / QLI_NS_PER_MS, error);
+        if (status == QL_E_BUSY && flushed != NULL && qli_page_load(flushed) >= needed)
+            return QL_OK;
     } while (status == QL_E_BUSY && qli_clock_boot_ns() < deadline_ns);
     return status;
+}
+
+enum ql_status qli_flusher_flush(struct qli_flusher *flusher, uint64_t self, int64_t wait_ms,
+                                 struct ql_error *error)
+{
+    return flush_patiently(flusher, self, NULL, wait_ms, error);
+}
+
+enum ql_status qli_flusher_flush_shard(struct qli_flusher *flusher, uint64_t self, uint64_t shard,
+                                       int64_t wait_ms)
+{
+    const uint64_t *flushed = &qli_engine_shard(flusher->engine, shard)->flushed;
+    return flush_patiently(flusher, self, flushed, wait_ms, NULL);
 }
 
 void qli_flusher_tick(struct qli_flusher *flusher, uint64_t self, int64_t interval_ns)

@@ -49,7 +49,11 @@ void qli_flusher_end(struct qli_flusher *flusher);
 enum ql_status qli_flusher_flush(struct qli_flusher *flusher, uint64_t self, int64_t wait_ms,
                                  struct ql_error *error);
 
-/* The same if the last flush began so long ago that the next one is due, by the
+/* The same, but will do with the one shard. */
+enum ql_status qli_flusher_flush_shard(struct qli_flusher *flusher, uint64_t self, uint64_t shard,
+                                       int64_t wait_ms);
+
+/* The same as qli_flusher_flush if the last flush began so long ago that the next one is due, by the
  * process that made it, or twice as long ago. Waits for nobody. */
 void qli_flusher_tick(struct qli_flusher *flusher, uint64_t self, int64_t interval_ns);
 

@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Calls that need the ledger first: whose lock they need for it, and that the host is
+ * told that they wait for the disk.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <string.h>
+
+#include "api/handle.h"
+#include "bench.h"
+
+#define ROOM 4096 /* several shards */
+
+static struct bench bench;
+static struct ql *ql;
+static struct ql_lease lease; /* of alice */
+static int told;
+static int told_of_the_end;
+
+static void *begin_wait(void *context)
+{
+    (void)context;
+    told++;
+    return &told;
+}
+
+static void end_wait(void *context, void *token)
+{
+    (void)context;
+    assert_ptr_equal(token, &told);
+    told_of_the_end++;
+}
+
+static void charge(const char *subject, int64_t amount)
+{
+    assert_int_equal(ql_charge(ql, subject, "bytes", amount, NULL), QL_OK);
+}
+
+/* Two days of which the ledger knows nothing, and a third one has begun. */
+static int set_up(void **state)
+{
+    (void)state;
+    bench_make(&bench);
+    struct ql_options options = bench_options(&bench, ROOM);
+    options.charge_wait_ms = 1000;
+    options.wait_begin = begin_wait;
+    options.wait_end = end_wait;
+    ql = kt_open(bench.store, &options);
+    for (int day = 0; day < 2; day++) {
+        charge("alice", 1);
+        *bench.clock_ns += BENCH_DAY * QLI_NS_PER_SECOND;
+    }
+    assert_int_equal(ql_acquire(ql, "alice", &lease, NULL), QL_OK);
+    told = told_of_the_end = 0;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    ql_close(ql);
+    bench_remove(&bench);
+    return 0;
+}
+
+static uint64_t shard_of(const char *subject)
+{
+    struct qli_name name;
+    assert_int_equal(qli_subject_name(&ql->store->engine, subject, &name), QL_OK);
+    return qli_engine_shard_of(&ql->store->engine, name.hash);
+}
+
+/* Stays in the lock of a shard that is not alice's. */
+static struct qli_section enter_other_shard(void)
+{
+    struct qli_call call;
+    struct qli_section section;
+    assert_int_equal(qli_handle_begin(ql, 0, &call), QL_OK);
+    assert_true(call.engine->geometry.shard_count > 1);
+    assert_int_equal(qli_section_enter(&call, shard_of("alice") ^ 1, &section), QL_OK);
+    return section;
+}
+
+/* ---- whose lock ---------------------------------------------------------- */
+
+static void a_charge_waits_for_no_other_shard(void **state)
+{
+    (void)state;
+    struct qli_section section = enter_other_shard();
+    charge("alice", 1);
+    qli_section_leave(&section);
+    assert_int_equal(bench_total(ql, "alice", "bytes"), 1);
+    assert_int_equal(bench_number(&bench, "SELECT count(*) FROM totals"), 2);
+}
+
+static void a_settle_waits_for_no_other_shard(void **state)
+{
+    (void)state;
+    const struct ql_charge bytes = {"bytes", 5};
+    struct qli_section section = enter_other_shard();
+    assert_int_equal(ql_settle(ql, lease, &bytes, 1), QL_OK);
+    qli_section_leave(&section);
+    assert_int_equal(bench_total(ql, "alice", "bytes"), 5);
+}
+
+/* ---- the host ------------------------------------------------------------ */
+
+static void expect_told_once(void)
+{
+    assert_int_equal(told, 1);
+    assert_int_equal(told_of_the_end, 1);
+}
+
+static void it_is_told_of_a_charge_that_flushes(void **state)
+{
+    (void)state;
+    charge("alice", 1);
+    expect_told_once();
+    charge("alice", 1);
+    expect_told_once();
+}
+
+static void it_is_told_of_a_settle_that_flushes(void **state)
+{
+    (void)state;
+    const struct ql_charge bytes = {"bytes", 5};
+    assert_int_equal(ql_settle(ql, lease, &bytes, 1), QL_OK);
+    expect_told_once();
+}
+
+/* The clock has gone back: of whoever is unknown the ledger may know more. */
+static void it_is_told_of_a_look_into_the_ledger(void **state)
+{
+    (void)state;
+    charge("alice", 1);
+    *bench.clock_ns -= BENCH_DAY * QLI_NS_PER_SECOND;
+    told = told_of_the_end = 0;
+    assert_int_equal(ql_check(ql, "bob", NULL, NULL), QL_OK);
+    expect_told_once();
+    assert_int_equal(bench_total(ql, "alice", "bytes"), 1);
+}
+
+static void it_is_told_of_an_end_without_success(void **state)
+{
+    (void)state;
+    charge("alice", 1);
+    *bench.clock_ns -= BENCH_DAY * QLI_NS_PER_SECOND;
+    bench_sql(&bench, "DROP TABLE totals");
+    told = told_of_the_end = 0;
+    assert_true(ql_check(ql, "bob", NULL, NULL) < QL_OK);
+    expect_told_once();
+}
+
+#define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        CASE(a_charge_waits_for_no_other_shard),    CASE(a_settle_waits_for_no_other_shard),
+        CASE(it_is_told_of_a_charge_that_flushes),  CASE(it_is_told_of_a_settle_that_flushes),
+        CASE(it_is_told_of_a_look_into_the_ledger), CASE(it_is_told_of_an_end_without_success),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
