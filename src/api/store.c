@@ -190,9 +190,9 @@ enum ql_status qli_store_self(struct qli_store *store, int64_t wait_ms, uint64_t
 static struct qli_store *find_in_table(const struct qli_region *region)
 {
     struct qli_store *store = table;
-    while (store != NULL && !(store->engine.region.lock_device == region->lock_device &&
-                              store->engine.region.lock_inode == region->lock_inode &&
-                              qli_store_why_lost(store) == QL_OK))
+    while (store != NULL &&
+           !(qli_file_id_equal(store->engine.region.lock_file, region->lock_file) &&
+             qli_store_why_lost(store) == QL_OK))
         store = store->next;
     return store;
 }

@@ -3,6 +3,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 /* Where an interrupted allocation starts over (a tmpfs before Linux 6), a whole
@@ -25,6 +27,15 @@ int qli_system_sync(int fd)
         result = fsync(fd);
     while (result != 0 && errno == EINTR);
     return result;
+}
+
+bool qli_system_identify(int directory_fd, const char *name, struct qli_file_id *id)
+{
+    struct statx info;
+    if (statx(directory_fd, name, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW, STATX_INO, &info) != 0)
+        return false;
+    *id = (struct qli_file_id){makedev(info.stx_dev_major, info.stx_dev_minor), info.stx_ino};
+    return true;
 }
 
 int qli_system_allocate(int fd, uint64_t size)

@@ -26,16 +26,16 @@ static enum ql_status refuse_file(struct qli_ledger *ledger, const char *what)
 /* A host may have closed the descriptor and got its number for something else. */
 bool qli_files_directory_is_ours(const struct qli_ledger *ledger)
 {
-    struct stat info;
-    return ledger->directory_fd >= 0 && fstat(ledger->directory_fd, &info) == 0 &&
-           info.st_dev == ledger->directory_device && info.st_ino == ledger->directory_inode;
+    struct qli_file_id id;
+    return ledger->directory_fd >= 0 && qli_system_identify(ledger->directory_fd, "", &id) &&
+           qli_file_id_equal(id, ledger->directory);
 }
 
 /* The inode of a file of the ledger, or 0. */
 static uint64_t find_inode(const struct qli_ledger *ledger, const char *name)
 {
-    struct stat info;
-    return fstatat(ledger->directory_fd, name, &info, AT_SYMLINK_NOFOLLOW) == 0 ? info.st_ino : 0;
+    struct qli_file_id id;
+    return qli_system_identify(ledger->directory_fd, name, &id) ? id.inode : 0;
 }
 
 struct qli_ledger_files qli_files_find(const struct qli_ledger *ledger)
@@ -100,11 +100,10 @@ void qli_files_remove_former_log(const struct qli_ledger *ledger, struct qli_led
 
 /* ---- descriptors ---------------------------------------------------------- */
 
-static bool is_file(const struct stat *info, const struct qli_ledger *ledger, const char *name)
+static bool is_file(struct qli_file_id id, const struct qli_ledger *ledger, const char *name)
 {
-    struct stat file;
-    return fstatat(ledger->directory_fd, name, &file, AT_SYMLINK_NOFOLLOW) == 0 &&
-           file.st_dev == info->st_dev && file.st_ino == info->st_ino;
+    struct qli_file_id file;
+    return qli_system_identify(ledger->directory_fd, name, &file) && qli_file_id_equal(id, file);
 }
 
 /* Finds out which descriptors of the process are of the ledger's files, but for those
@@ -118,17 +117,17 @@ size_t qli_files_find_descriptors(const struct qli_ledger *ledger,
     struct dirent *entry;
     while (listing != NULL && count < QLI_LEDGER_DESCRIPTORS &&
            (entry = readdir(listing)) != NULL) {
-        struct stat info;
+        struct qli_file_id id;
         int fd = entry->d_name[0] != '.' ? atoi(entry->d_name) : -1;
-        if (fd < 0 || fstat(fd, &info) != 0 ||
-            !(is_file(&info, ledger, QLI_LEDGER_FILE) || is_file(&info, ledger, LOG_NAME) ||
-              is_file(&info, ledger, INDEX_NAME)))
+        if (fd < 0 || !qli_system_identify(fd, "", &id) ||
+            !(is_file(id, ledger, QLI_LEDGER_FILE) || is_file(id, ledger, LOG_NAME) ||
+              is_file(id, ledger, INDEX_NAME)))
             continue;
         bool other = false;
         for (size_t i = 0; i < other_count; i++)
             other = other || others[i].fd == fd;
         if (!other)
-            found[count++] = (struct qli_ledger_descriptor){fd, info.st_dev, info.st_ino};
+            found[count++] = (struct qli_ledger_descriptor){fd, id};
     }
     if (listing != NULL)
         closedir(listing);
@@ -141,9 +140,9 @@ bool qli_files_descriptors_are_ours(const struct qli_ledger *ledger)
 {
     for (size_t i = 0; i < ledger->descriptor_count; i++) {
         const struct qli_ledger_descriptor *descriptor = &ledger->descriptors[i];
-        struct stat info;
-        if (fstat(descriptor->fd, &info) != 0 || info.st_dev != descriptor->device ||
-            info.st_ino != descriptor->inode)
+        struct qli_file_id id;
+        if (!qli_system_identify(descriptor->fd, "", &id) ||
+            !qli_file_id_equal(id, descriptor->file))
             return false;
     }
     return true;

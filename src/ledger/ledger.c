@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -77,16 +76,14 @@ enum ql_status qli_ledger_fail(struct qli_ledger *ledger, int rc)
 
 enum ql_status qli_ledger_init(struct qli_ledger *ledger, int directory_fd, struct ql_error *error)
 {
-    struct stat info;
     *ledger = (struct qli_ledger){.directory_fd = -1};
     if (directory_fd < 0)
         return QL_OK;
     ledger->directory_fd = qli_system_open(directory_fd, ".", O_RDONLY | O_DIRECTORY, 0);
-    if (ledger->directory_fd < 0 || fstat(ledger->directory_fd, &info) != 0)
+    if (ledger->directory_fd < 0 ||
+        !qli_system_identify(ledger->directory_fd, "", &ledger->directory))
         return qli_error(error, QL_E_SYSTEM, errno, "cannot keep the store's directory open: %s",
                          strerror(errno));
-    ledger->directory_device = info.st_dev;
-    ledger->directory_inode = info.st_ino;
     return QL_OK;
 }
 

@@ -12,8 +12,8 @@
 #include <sqlite3.h>
 #include <stdbool.h>
 #include <stdint.h>
-#include <sys/types.h>
 
+#include "base/system.h"
 #include "quotalite.h"
 #include "region/format.h"
 
@@ -42,14 +42,12 @@ struct qli_ledger_files {
 /* A descriptor that SQLite has, and which file it is. */
 struct qli_ledger_descriptor {
     int fd;
-    dev_t device;
-    ino_t inode;
+    struct qli_file_id file;
 };
 
 struct qli_ledger {
     int directory_fd; /* the store's directory; -1: the store has no ledger */
-    dev_t directory_device;
-    ino_t directory_inode;
+    struct qli_file_id directory;
     sqlite3 *db; /* NULL: closed */
     sqlite3_stmt *statements[QLI_LEDGER_STATEMENTS];
     struct qli_ledger_files files; /* that are open */

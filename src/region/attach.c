@@ -155,8 +155,8 @@ static enum ql_status record_region(const struct qli_region *region, int token_f
     memcpy(record->boot_id, header->boot_id, sizeof record->boot_id);
     record->region_device = info.st_dev;
     record->region_inode = info.st_ino;
-    record->lock_device = region->lock_device;
-    record->lock_inode = region->lock_inode;
+    record->lock_device = region->lock_file.device;
+    record->lock_inode = region->lock_file.inode;
     return qli_lockfile_write(token_fd, record, error);
 }
 
@@ -216,8 +216,8 @@ static enum ql_status make_region(const struct qli_place *place, const struct ql
 static enum ql_status refuse_copy(const struct qli_place *place, const struct qli_region *region,
                                   const struct qli_lock_record *record, struct ql_error *error)
 {
-    if (!qli_place_elsewhere(place) ||
-        (record->lock_device == region->lock_device && record->lock_inode == region->lock_inode))
+    if (!qli_place_elsewhere(place) || (record->lock_device == region->lock_file.device &&
+                                        record->lock_inode == region->lock_file.inode))
         return QL_OK;
     return qli_error(error, QL_E_STORE, 0,
                      "%.200s is a copy of a store, or was mounted anew: its region in %.160s "

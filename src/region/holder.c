@@ -17,7 +17,6 @@
  */
 #include "region/holder.h"
 
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -178,9 +177,8 @@ bool qli_holder_alive(const struct qli_region *region, uint64_t self, uint64_t w
 
 bool qli_holder_is_lock_file(const struct qli_region *region, int fd)
 {
-    struct stat info;
-    return fstat(fd, &info) == 0 && info.st_dev == region->lock_device &&
-           info.st_ino == region->lock_inode;
+    struct qli_file_id id;
+    return qli_system_identify(fd, "", &id) && qli_file_id_equal(id, region->lock_file);
 }
 
 bool qli_holder_token_held(struct qli_region *region)

@@ -137,16 +137,13 @@ static int open_file(const struct qli_place *place, int directory_fd, const char
 
 enum ql_status qli_place_know_lock(struct qli_region *region, struct ql_error *error)
 {
-    struct stat info;
-    if (fstat(region->lock_fd, &info) != 0) {
+    if (!qli_system_identify(region->lock_fd, "", &region->lock_file)) {
         int cause = errno;
         close(region->lock_fd); /* qli_region_unmap closes only files that it knows */
         region->lock_fd = -1;
         return qli_error(error, QL_E_SYSTEM, cause, "cannot read the lock file: %s",
                          strerror(cause));
     }
-    region->lock_device = info.st_dev;
-    region->lock_inode = info.st_ino;
     return QL_OK;
 }
 
@@ -254,7 +251,8 @@ static void name_elsewhere(struct qli_place *place, const struct qli_region *reg
     for (size_t i = 0; i < QLI_UUID_SIZE; i++)
         snprintf(&uuid[2 * i], 3, "%02x", record->store_uuid[i]);
     snprintf(place->region_name, sizeof place->region_name, "quotalite-%s-%llx-%llx", uuid,
-             (unsigned long long)region->lock_device, (unsigned long long)region->lock_inode);
+             (unsigned long long)region->lock_file.device,
+             (unsigned long long)region->lock_file.inode);
 }
 
 enum ql_status qli_place_find(struct qli_place *place, const struct qli_region *region,

@@ -173,12 +173,9 @@ enum ql_status qli_region_map(struct qli_region *region, int fd,
     if (status != QL_OK)
         return status;
     set_pointers(region, header);
-    struct stat info;
-    if (fstat(fd, &info) != 0)
+    if (!qli_system_identify(fd, "", &region->region_file))
         return qli_error(error, QL_E_SYSTEM, errno, "cannot read the region: %s", strerror(errno));
     region->region_fd = fd;
-    region->region_device = info.st_dev;
-    region->region_inode = info.st_ino;
     void *page = mmap(NULL, sizeof(struct qli_self), PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (page == MAP_FAILED)
@@ -196,10 +193,10 @@ struct qli_region qli_region_none(void)
 }
 
 /* A host may have closed the descriptor and got its number for another file. */
-static void close_own(int fd, dev_t device, ino_t inode)
+static void close_own(int fd, struct qli_file_id file)
 {
-    struct stat info;
-    if (fd >= 0 && fstat(fd, &info) == 0 && info.st_dev == device && info.st_ino == inode)
+    struct qli_file_id id;
+    if (fd >= 0 && qli_system_identify(fd, "", &id) && qli_file_id_equal(id, file))
         close(fd);
 }
 
@@ -209,9 +206,9 @@ void qli_region_unmap(struct qli_region *region)
         munmap(region->base, region->size);
     if (region->self != NULL)
         munmap(region->self, sizeof(struct qli_self));
-    close_own(region->token_fd, region->lock_device, region->lock_inode);
-    close_own(region->region_fd, region->region_device, region->region_inode);
-    close_own(region->lock_fd, region->lock_device, region->lock_inode);
+    close_own(region->token_fd, region->lock_file);
+    close_own(region->region_fd, region->region_file);
+    close_own(region->lock_fd, region->lock_file);
     *region = qli_region_none();
 }
 

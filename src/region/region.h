@@ -10,8 +10,8 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
-#include <sys/types.h>
 
+#include "base/system.h"
 #include "quotalite.h"
 #include "region/format.h"
 
@@ -32,14 +32,12 @@ struct qli_region {
     uint64_t holder_count; /* checked once, safe from later damage */
     uint64_t guard_count;
     uint64_t body_offset;
-    int lock_fd;       /* the lock file; never locked through this descriptor */
-    int region_fd;     /* the region file */
-    int token_fd;      /* the lock file again; owns the holder's byte */
-    bool has_name;     /* false for memory: */
-    dev_t lock_device; /* which files the descriptors must be: a host may */
-    ino_t lock_inode;  /* close them and get their numbers for its own */
-    dev_t region_device;
-    ino_t region_inode;
+    int lock_fd;                    /* the lock file; never locked through this descriptor */
+    int region_fd;                  /* the region file */
+    int token_fd;                   /* the lock file again; owns the holder's byte */
+    bool has_name;                  /* false for memory: */
+    struct qli_file_id lock_file;   /* which files the descriptors must be: a host may */
+    struct qli_file_id region_file; /* close them and get their numbers for its own */
     struct qli_self *self;
 };
 
