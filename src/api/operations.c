@@ -246,6 +246,7 @@ enum ql_status ql_charge(struct ql *ql, const char *subject, const char *meter, 
 {
     struct qli_call call;
     struct qli_name name;
+    uint64_t shard = 0;
     enum ql_status status;
     if (ql == NULL || meter == NULL || amount < 0 || operation_id != NULL)
         return QL_E_INVALID;
@@ -254,6 +255,7 @@ enum ql_status ql_charge(struct ql *ql, const char *subject, const char *meter, 
         status = begin_with_subject(ql, attempt.wait_ms, subject, &call, &name);
         if (status != QL_OK)
             continue;
+        shard = qli_engine_shard_of(call.engine, name.hash);
         int index = qli_limits_meter(call.limits, meter);
         if (index < 0)
             status = QL_E_METER;
@@ -262,7 +264,7 @@ enum ql_status ql_charge(struct ql *ql, const char *subject, const char *meter, 
                 qli_operation_charge(&call, &name, (struct qli_amount){(uint32_t)index, amount});
     } while (qli_attempt_again(ql, &attempt, &call, subject, &status));
     if (status == QL_OK && amount > 0 && qli_handle_is_sync(ql))
-        return qli_handle_make_durable(ql, qli_engine_shard_of(call.engine, name.hash), status);
+        return qli_handle_make_durable(ql, shard, status);
     return status;
 }
 
