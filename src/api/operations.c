@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "api/handle.h"
+#include "api/attempt.h"
 #include "base/clock.h"
 #include "engine/lease.h"
 #include "engine/limits.h"

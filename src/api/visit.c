@@ -6,7 +6,7 @@
  */
 #include <string.h>
 
-#include "api/handle.h"
+#include "api/attempt.h"
 #include "base/clock.h"
 #include "base/error.h"
 #include "engine/lease.h"

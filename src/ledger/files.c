@@ -15,8 +15,8 @@
 #include "base/error.h"
 #include "base/system.h"
 
-#define LOG_NAME QLI_LEDGER_FILE "-wal"
-#define INDEX_NAME QLI_LEDGER_FILE "-shm"
+#define WAL_NAME QLI_LEDGER_FILE "-wal"
+#define SHM_NAME QLI_LEDGER_FILE "-shm"
 
 static enum ql_status refuse_file(struct qli_ledger *ledger, const char *what)
 {
@@ -41,7 +41,7 @@ static uint64_t find_inode(const struct qli_ledger *ledger, const char *name)
 struct qli_ledger_files qli_files_find(const struct qli_ledger *ledger)
 {
     return (struct qli_ledger_files){find_inode(ledger, QLI_LEDGER_FILE),
-                                     find_inode(ledger, LOG_NAME), find_inode(ledger, INDEX_NAME)};
+                                     find_inode(ledger, WAL_NAME), find_inode(ledger, SHM_NAME)};
 }
 
 /* Whoever may use the store's directory may use its files. By name: a descriptor of
@@ -67,7 +67,7 @@ static bool follow_directory(const struct qli_ledger *ledger, const char *name)
 }
 
 /* SQLite would give a file the group of its maker and the mode that the umask makes
- * of 0644. An empty log or index is as good to it as none. */
+ * of 0644. An empty WAL or index is as good to it as none. */
 static bool make_file(const struct qli_ledger *ledger, const char *name)
 {
     int fd = qli_system_open(ledger->directory_fd, name, O_CREAT | O_EXCL | O_RDWR, 0600);
@@ -81,21 +81,21 @@ static bool make_file(const struct qli_ledger *ledger, const char *name)
 enum ql_status qli_files_make(struct qli_ledger *ledger)
 {
     bool fresh = find_inode(ledger, QLI_LEDGER_FILE) == 0;
-    if (!make_file(ledger, QLI_LEDGER_FILE) || !make_file(ledger, LOG_NAME) ||
-        !make_file(ledger, INDEX_NAME))
+    if (!make_file(ledger, QLI_LEDGER_FILE) || !make_file(ledger, WAL_NAME) ||
+        !make_file(ledger, SHM_NAME))
         return refuse_file(ledger, "make");
     return fresh && qli_system_sync(ledger->directory_fd) != 0 ? refuse_file(ledger, "make")
                                                                : QL_OK;
 }
 
-void qli_files_remove_former_log(const struct qli_ledger *ledger, struct qli_ledger_files former)
+void qli_files_remove_former_wal(const struct qli_ledger *ledger, struct qli_ledger_files former)
 {
     struct qli_ledger_files now = qli_files_find(ledger);
     if (former.inode == 0 || now.inode == former.inode || now.wal_inode == 0 ||
         now.wal_inode != former.wal_inode)
         return;
-    unlinkat(ledger->directory_fd, LOG_NAME, 0);
-    unlinkat(ledger->directory_fd, INDEX_NAME, 0);
+    unlinkat(ledger->directory_fd, WAL_NAME, 0);
+    unlinkat(ledger->directory_fd, SHM_NAME, 0);
 }
 
 /* ---- descriptors ---------------------------------------------------------- */
@@ -120,8 +120,8 @@ size_t qli_files_find_descriptors(const struct qli_ledger *ledger,
         struct qli_file_id id;
         int fd = entry->d_name[0] != '.' ? atoi(entry->d_name) : -1;
         if (fd < 0 || !qli_system_identify(fd, "", &id) ||
-            !(is_file(id, ledger, QLI_LEDGER_FILE) || is_file(id, ledger, LOG_NAME) ||
-              is_file(id, ledger, INDEX_NAME)))
+            !(is_file(id, ledger, QLI_LEDGER_FILE) || is_file(id, ledger, WAL_NAME) ||
+              is_file(id, ledger, SHM_NAME)))
             continue;
         bool other = false;
         for (size_t i = 0; i < other_count; i++)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The files that the ledger is made of, as files: SQLite's database, its write-ahead
- * log and that one's index. None of them is opened here once it is there: closing a
+ * The files that the ledger is made of, as files: SQLite's database, its WAL
+ * (write-ahead log) and that one's index. None of them is opened here once it is there: closing a
  * descriptor would drop the locks that SQLite has on it.
  */
 #ifndef QLI_LEDGER_FILES_H
@@ -20,8 +20,8 @@ struct qli_ledger_files qli_files_find(const struct qli_ledger *ledger);
 /* Makes what is missing, with the owner, group and mode that the directory wants. */
 enum ql_status qli_files_make(struct qli_ledger *ledger);
 
-/* Removes a log that belonged to another file than the one that is there. */
-void qli_files_remove_former_log(const struct qli_ledger *ledger, struct qli_ledger_files former);
+/* Removes a WAL that belonged to another file than the one that is there. */
+void qli_files_remove_former_wal(const struct qli_ledger *ledger, struct qli_ledger_files former);
 
 /* Finds out which descriptors of the process are of these files, but for those of
  * others; found has room for QLI_LEDGER_DESCRIPTORS. */

@@ -290,7 +290,7 @@ void qli_flusher_finish(struct qli_flusher *flusher, uint64_t self, int64_t wait
     if (!qli_flusher_enter(flusher, wait_ms))
         return;
     qli_flush(flusher, self);
-    qli_ledger_empty_log(&flusher->ledger);
+    qli_ledger_empty_wal(&flusher->ledger);
     qli_flusher_leave(flusher);
 }
 

@@ -94,7 +94,7 @@ enum ql_status qli_flusher_open_reader(struct qli_flusher *flusher, uint64_t sel
                                        struct qli_ledger *reader, struct ql_error *error);
 void qli_flusher_close_reader(struct qli_flusher *flusher, struct qli_ledger *reader);
 
-/* The last flush of a process that closes the store: the file then needs no log, if
+/* The last flush of a process that closes the store: the file then needs no WAL, if
  * nobody else is at work. */
 void qli_flusher_finish(struct qli_flusher *flusher, uint64_t self, int64_t wait_ms);
 

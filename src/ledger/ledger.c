@@ -177,7 +177,7 @@ void qli_ledger_disconnect(struct qli_ledger *ledger)
     ledger->db = NULL;
 }
 
-/* The log and its index too: whoever removes one of them takes away what was committed,
+/* The WAL and its index too: whoever removes one of them takes away what was committed,
  * or what keeps two processes apart. */
 static bool has_moved(const struct qli_ledger *ledger)
 {
@@ -206,7 +206,7 @@ enum ql_status qli_ledger_connect(struct qli_ledger *ledger, struct qli_ledger_f
         return QL_OK;
     if (!qli_files_directory_is_ours(ledger))
         return lose_connection(ledger);
-    qli_files_remove_former_log(ledger, former);
+    qli_files_remove_former_wal(ledger, former);
     struct qli_ledger_descriptor others[QLI_LEDGER_DESCRIPTORS];
     enum ql_status status = qli_files_make(ledger);
     size_t other_count = qli_files_find_descriptors(ledger, NULL, 0, others);
@@ -223,8 +223,8 @@ enum ql_status qli_ledger_connect(struct qli_ledger *ledger, struct qli_ledger_f
     return status;
 }
 
-/* Nobody is waited for: with a reader in the way the log stays as it is. */
-void qli_ledger_empty_log(struct qli_ledger *ledger)
+/* Nobody is waited for: with a reader in the way the WAL stays as it is. */
+void qli_ledger_empty_wal(struct qli_ledger *ledger)
 {
     if (ledger->db == NULL || !qli_files_descriptors_are_ours(ledger))
         return;

@@ -33,7 +33,7 @@ enum qli_ledger_statement {
 /* Which files the ledger is made of: 0 is none. */
 struct qli_ledger_files {
     uint64_t inode;
-    uint64_t wal_inode; /* of its write-ahead log */
+    uint64_t wal_inode; /* of its WAL, the write-ahead log */
     uint64_t shm_inode; /* of that one's index */
 };
 
@@ -77,8 +77,8 @@ void qli_ledger_end(struct qli_ledger *ledger);
 
 /* Opens the connection, or looks whether the open one still is that of the file of
  * this name; makes the file and its tables if there are none. former are the files
- * that were in use before: a log that a removed file has left is removed, as it
- * would be taken for the log of the file in its place. The caller has the FLUSHER
+ * that were in use before: a WAL that a removed file has left is removed, as it
+ * would be taken for that of the file in its place. The caller has the FLUSHER
  * byte, and lets others know ledger->files. Each failure of this and the next ones
  * is QL_E_LEDGER, QL_E_VERSION or QL_E_DETACHED (the host closed descriptors), with
  * the text in ledger->error. */
@@ -89,9 +89,9 @@ void qli_ledger_disconnect(struct qli_ledger *ledger);
  * there. */
 bool qli_ledger_is_there(const struct qli_ledger *ledger, uint64_t inode);
 
-/* Puts the log's content into the file and empties it, if no reader is in the way:
+/* Puts the WAL's content into the file and empties it, if no reader is in the way:
  * so that nobody who has the file alone lacks anything. */
-void qli_ledger_empty_log(struct qli_ledger *ledger);
+void qli_ledger_empty_wal(struct qli_ledger *ledger);
 
 /* Around fork(): keeps all other threads of the process out of SQLite, so that the
  * child finds none of its locks taken. */
