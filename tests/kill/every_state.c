@@ -1,17 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Every state: each operation is single-stepped once. Each state that it goes
+ * Every state: each operation is stepped through once. Each state that it goes
  * through is given to a fresh process, which must attach, repair, verify, and
  * find the operation done whole or not at all: first not, from one state on
- * done. The fresh process is single-stepped too, and what it goes through is
- * given to yet another one, which must come to the same. At a sample of the
- * states the operation is run again and really killed.
+ * done. The fresh process is stepped through too, and what it goes through is
+ * given to yet another one, which must come to the same. At each of the states
+ * the operation is run again and really killed.
  *
  *   every_state [--quick] [operation...]
  *
  * --quick does not step the repairs.
  */
-#include <malloc.h>
 #include <sched.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -20,8 +19,6 @@
 #include "operations.h"
 
 #define DUMP_SIZE 4096
-#define SAMPLE_EVERY 5
-#define LEDGER_REPAIR_EVERY 25 /* such a repair is long, and much like that of the next state */
 #define RECOVERY_SECONDS 60
 
 enum outcome { BEFORE, AFTER, EITHER };
@@ -34,7 +31,6 @@ struct memo {
 
 struct trial {
     const struct kt_operation *operation;
-    size_t repair_every; /* at which of the states the repair is stepped */
     char *before;
     char *after;
     struct memo seen;     /* repair states that were checked */
@@ -170,15 +166,15 @@ static void check_states(struct trial *t, const struct kt_states *states)
         if (outcome != EITHER)
             so_far = outcome;
         t->outcomes[outcome]++;
-        if (!quick && i % t->repair_every == 0 && first_sight(&t->repaired, state->repair_hash))
+        if (!quick && first_sight(&t->repaired, state->repair_hash))
             step_repair(t, state, outcome);
     }
 }
 
 /* Really killed, in place, with whoever else is alive. */
-static void kill_sample(struct trial *t, const struct kt_states *states)
+static void kill_at_states(struct trial *t, const struct kt_states *states)
 {
-    for (size_t i = 0; i < states->count; i += SAMPLE_EVERY) {
+    for (size_t i = 0; i < states->count; i++) {
         char directory[KT_PATH];
         kt_directory_make(directory, NULL);
         prepare(t->operation, directory);
@@ -192,11 +188,10 @@ static void kill_sample(struct trial *t, const struct kt_states *states)
 
 static void try_operation(const struct kt_operation *operation)
 {
-    struct trial t = {.operation = operation, .repair_every = 1};
+    struct trial t = {.operation = operation};
     char directory[KT_PATH];
     int64_t start_ns = kt_now_ns();
-    if (kt_operations_choose(operation))
-        t.repair_every = LEDGER_REPAIR_EVERY;
+    kt_operations_choose(operation);
     kt_directory_make(directory, NULL);
     prepare(operation, directory);
     struct kt_states states = kt_states_record(directory, &operation->script);
@@ -208,7 +203,7 @@ static void try_operation(const struct kt_operation *operation)
     t.after = learn(&states.items[states.count - 1]);
     check_ends(&t);
     check_states(&t, &states);
-    kill_sample(&t, &states);
+    kill_at_states(&t, &states);
     printf("%-16s %7llu steps, %4llu states (%llu before, %llu after, %llu either), repair: %8llu "
            "steps, %5llu states; %llu kills; %.1f s\n",
            operation->name, (unsigned long long)t.steps, (unsigned long long)t.states,
@@ -245,7 +240,6 @@ static bool wanted(int argc, char **argv, const char *name)
 int main(int argc, char **argv)
 {
     share_processor();
-    mallopt(M_PERTURB, 0); /* a test runner's MALLOC_PERTURB_: the filling would be stepped */
     setvbuf(stdout, NULL, _IOLBF, 0);
     shared_dump = kt_shared(DUMP_SIZE);
     quick = argc > 1 && strcmp(argv[1], "--quick") == 0;

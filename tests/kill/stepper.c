@@ -6,10 +6,10 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
-#include <stddef.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
+#include <sys/syscall.h>
 #include <sys/user.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -22,10 +22,21 @@
 
 /* ---- the traced process -------------------------------------------------- */
 
+#define MAPPINGS 8
+
+/* Of a region, in the traced process. */
+struct mapping {
+    unsigned long from;
+    unsigned long to;
+};
+
 struct tracee {
     pid_t pid;
     pid_t starter; /* its parent, if it is not ours */
-    bool inside;   /* of SQLite */
+    const char *directory;
+    unsigned long system_call; /* the address of such an instruction */
+    struct mapping mappings[MAPPINGS];
+    int mapping_count;
 };
 
 struct rendezvous {
@@ -68,6 +79,70 @@ static void wait_for_stop(pid_t pid, int *status)
     KT_CHECK(WIFSTOPPED(*status), "the traced process ended with %#x", (unsigned)*status);
 }
 
+/* Goes on to the next stop; the signal. */
+static int go_on(pid_t pid, enum __ptrace_request how)
+{
+    int status;
+    KT_CHECK(ptrace(how, pid, NULL, NULL) == 0, "ptrace: %s", strerror(errno));
+    wait_for_stop(pid, &status);
+    return WSTOPSIG(status);
+}
+
+static struct user_regs_struct registers_of(pid_t pid)
+{
+    struct user_regs_struct registers;
+    KT_CHECK(ptrace(PTRACE_GETREGS, pid, NULL, &registers) == 0, "ptrace: %s", strerror(errno));
+    return registers;
+}
+
+static void set_registers(pid_t pid, const struct user_regs_struct *registers)
+{
+    KT_CHECK(ptrace(PTRACE_SETREGS, pid, NULL, registers) == 0, "ptrace: %s", strerror(errno));
+}
+
+/* Has the traced process make a system call, of which it knows nothing. */
+static void protect(const struct tracee *tracee, const struct mapping *mapping, int protection)
+{
+    struct user_regs_struct saved = registers_of(tracee->pid);
+    struct user_regs_struct registers = saved;
+    saved.orig_rax = (unsigned long)-1; /* in no system call that would be begun anew */
+    registers.orig_rax = saved.orig_rax;
+    registers.rip = tracee->system_call;
+    registers.rax = SYS_mprotect;
+    registers.rdi = mapping->from;
+    registers.rsi = mapping->to - mapping->from;
+    registers.rdx = (unsigned long)protection;
+    set_registers(tracee->pid, &registers);
+    KT_CHECK(go_on(tracee->pid, PTRACE_SINGLESTEP) == SIGTRAP, "no trap after mprotect");
+    long result = (long)registers_of(tracee->pid).rax;
+    KT_CHECK(result == 0, "mprotect: %s", strerror((int)-result));
+    set_registers(tracee->pid, &saved);
+}
+
+/* Finds the mappings of regions, and makes a store into one of them a fault. */
+static void watch_mappings(struct tracee *tracee)
+{
+    char line[512];
+    char path[KT_PATH + 16];
+    snprintf(path, sizeof path, "/proc/%d/maps", (int)tracee->pid);
+    FILE *maps = fopen(path, "re");
+    KT_CHECK(maps != NULL, "%s: %s", path, strerror(errno));
+    snprintf(path, sizeof path, "%s/region", tracee->directory);
+    tracee->mapping_count = 0;
+    while (fgets(line, sizeof line, maps) != NULL) {
+        char permissions[8];
+        struct mapping mapping;
+        if (strstr(line, path) == NULL ||
+            sscanf(line, "%lx-%lx %7s", &mapping.from, &mapping.to, permissions) != 3)
+            continue;
+        KT_CHECK(tracee->mapping_count < MAPPINGS, "too many mappings");
+        tracee->mappings[tracee->mapping_count++] = mapping;
+        if (permissions[1] == 'w')
+            protect(tracee, &mapping, PROT_READ);
+    }
+    fclose(maps);
+}
+
 /* The tracee is stopped before its run. */
 static struct tracee begin(const char *directory, const struct kt_script *script)
 {
@@ -76,7 +151,7 @@ static struct tracee begin(const char *directory, const struct kt_script *script
         meeting = kt_shared(sizeof *meeting);
     meeting->pid = 0;
     meeting->go = 0;
-    struct tracee tracee = {0};
+    struct tracee tracee = {.directory = directory};
     pid_t child = kt_fork();
     if (child == 0)
         start(meeting, directory, script);
@@ -92,6 +167,10 @@ static struct tracee begin(const char *directory, const struct kt_script *script
     meeting->go = 1;
     int status;
     wait_for_stop(tracee.pid, &status);
+    /* It comes out of kill(2), and has been forked from this process: its code is ours. */
+    tracee.system_call = registers_of(tracee.pid).rip - 2;
+    KT_CHECK(memcmp((const void *)tracee.system_call, "\x0f\x05", 2) == 0, "no system call");
+    watch_mappings(&tracee);
     return tracee;
 }
 
@@ -109,109 +188,48 @@ static void end(const struct tracee *tracee)
     kt_wait(tracee->starter);
 }
 
-static long peek_user(pid_t pid, size_t offset)
-{
-    errno = 0;
-    long value = ptrace(PTRACE_PEEKUSER, pid, offset, NULL);
-    KT_CHECK(errno == 0, "ptrace: %s", strerror(errno));
-    return value;
-}
-
-static unsigned long place_of(pid_t pid)
-{
-    return (unsigned long)peek_user(pid, offsetof(struct user_regs_struct, rip));
-}
-
-/* The traced process was forked from this one, so its code is also ours. */
-static bool at_system_call(pid_t pid)
-{
-    const unsigned char *code = (const unsigned char *)place_of(pid);
-    return code[0] == 0x0f && code[1] == 0x05;
-}
-
-/* ---- SQLite -------------------------------------------------------------- */
-
-static bool is_sqlite(unsigned long place)
-{
-    static unsigned long first;
-    static unsigned long end;
-    char line[512];
-    char permissions[8];
-    FILE *maps = end == 0 ? fopen("/proc/self/maps", "re") : NULL;
-    while (maps != NULL && end == 0 && fgets(line, sizeof line, maps) != NULL) {
-        unsigned long from;
-        unsigned long to;
-        if (strstr(line, "libsqlite3") != NULL &&
-            sscanf(line, "%lx-%lx %7s", &from, &to, permissions) == 3 && permissions[2] == 'x') {
-            first = from;
-            end = to;
-        }
-    }
-    if (maps != NULL)
-        fclose(maps);
-    KT_CHECK(end != 0, "libsqlite3 is not mapped");
-    return place >= first && place < end;
-}
-
-/* 0: none. A breakpoint of the processor changes no byte of the code. */
-static void set_breakpoint(pid_t pid, unsigned long place)
-{
-    const size_t registers = offsetof(struct user, u_debugreg);
-    KT_CHECK(ptrace(PTRACE_POKEUSER, pid, registers, place) == 0 &&
-                 ptrace(PTRACE_POKEUSER, pid, registers + 7 * sizeof(long), place != 0) == 0,
-             "a breakpoint: %s", strerror(errno));
-}
-
-/* At the first instruction: the way back is on the stack. */
-static void enter_sqlite(struct tracee *tracee)
-{
-    unsigned long stack =
-        (unsigned long)peek_user(tracee->pid, offsetof(struct user_regs_struct, rsp));
-    errno = 0;
-    long back = ptrace(PTRACE_PEEKDATA, tracee->pid, stack, NULL);
-    KT_CHECK(errno == 0, "ptrace: %s", strerror(errno));
-    set_breakpoint(tracee->pid, (unsigned long)back);
-    tracee->inside = true;
-}
-
 /* ---- steps --------------------------------------------------------------- */
 
-/* Goes on to the next stop; the signal. */
-static int go_on(pid_t pid, enum __ptrace_request how)
+/* At an instruction that stores into a region: lets it alone be done. */
+static void step_store(const struct tracee *tracee)
 {
-    int status;
-    KT_CHECK(ptrace(how, pid, NULL, NULL) == 0, "ptrace: %s", strerror(errno));
-    wait_for_stop(pid, &status);
-    int stop = WSTOPSIG(status);
-    KT_CHECK(stop == SIGTRAP || stop == SIGSTOP || stop == (SIGTRAP | 0x80),
-             "the traced process got signal %d", stop);
-    return stop;
+    siginfo_t fault;
+    KT_CHECK(ptrace(PTRACE_GETSIGINFO, tracee->pid, NULL, &fault) == 0, "ptrace: %s",
+             strerror(errno));
+    const unsigned long place = (unsigned long)fault.si_addr;
+    const struct mapping *mapping = tracee->mappings;
+    const struct mapping *end = mapping + tracee->mapping_count;
+    while (mapping < end && !(place >= mapping->from && place < mapping->to))
+        mapping++;
+    KT_CHECK(mapping < end, "the traced process accessed %#lx at %#llx", place,
+             registers_of(tracee->pid).rip);
+    protect(tracee, mapping, PROT_READ | PROT_WRITE);
+    KT_CHECK(go_on(tracee->pid, PTRACE_SINGLESTEP) == SIGTRAP, "no trap after a store");
+    protect(tracee, mapping, PROT_READ);
 }
 
-/* To the end of the next system call, or to the return. */
-static void step_in_sqlite(struct tracee *tracee)
+/* At the begin of a system call: lets it be made. */
+static void step_system_call(struct tracee *tracee)
 {
-    int stop = go_on(tracee->pid, PTRACE_SYSCALL);
-    if (stop == (SIGTRAP | 0x80))
-        stop = go_on(tracee->pid, PTRACE_SYSCALL);
-    if (stop == (SIGTRAP | 0x80))
-        return;
-    set_breakpoint(tracee->pid, 0);
-    tracee->inside = false;
+    KT_CHECK(go_on(tracee->pid, PTRACE_SYSCALL) == (SIGTRAP | 0x80), "a system call does not end");
+    unsigned long number = registers_of(tracee->pid).orig_rax;
+    if (number == SYS_mmap || number == SYS_munmap || number == SYS_mremap)
+        watch_mappings(tracee);
 }
 
-/* false: the run is over. *called: files may have changed. */
+/* To the end of the next store into a region or the next system call. false: the run
+ * is over. *called: files may have changed. */
 static bool step(struct tracee *tracee, bool *called)
 {
-    unsigned long place = place_of(tracee->pid);
-    if (!tracee->inside && is_sqlite(place))
-        enter_sqlite(tracee);
-    *called = tracee->inside || at_system_call(tracee->pid);
-    if (tracee->inside) {
-        step_in_sqlite(tracee);
-        return true;
-    }
-    return go_on(tracee->pid, PTRACE_SINGLESTEP) == SIGTRAP;
+    int stop = go_on(tracee->pid, PTRACE_SYSCALL);
+    *called = stop == (SIGTRAP | 0x80);
+    if (*called)
+        step_system_call(tracee);
+    else if (stop == SIGSEGV)
+        step_store(tracee);
+    else
+        KT_CHECK(stop == SIGSTOP, "the traced process got signal %d", stop);
+    return stop != SIGSTOP;
 }
 
 /* ---- the files ----------------------------------------------------------- */

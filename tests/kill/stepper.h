@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Single-steps a process and keeps the states that a store's directory goes
+ * Steps through a process and keeps the states that a store's directory goes
  * through: one after each instruction that changed a byte of a mapped region,
- * and after each system call that changed a file. Inside of SQLite it stops at
- * system calls alone; one and the return are a step each.
+ * and after each system call that changed a file. Nothing else changes what
+ * others see, so nothing else is a step: regions are mapped for reading only,
+ * and an instruction that stores into one is a fault, at which it is let go on
+ * alone. What SQLite stores into its own index is not a step.
  */
 #ifndef KILL_STEPPER_H
 #define KILL_STEPPER_H
