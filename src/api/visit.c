@@ -240,9 +240,10 @@ static enum ql_status verify_region(struct ql *ql, struct ql_verify_report *repo
         status = begin_verifying(ql, attempt.wait_ms, &call, error);
         if (status != QL_OK)
             continue;
-        report->flush_lag_ms =
+        int64_t lag_ms =
             qli_engine_has_ledger(call.engine) ? qli_flusher_lag_ms(&ql->store->flusher) : 0;
-        status = qli_verify(&call, report, error);
+        status = qli_verify(&call, report, error); /* fills in all of the report */
+        report->flush_lag_ms = lag_ms;
     } while (qli_attempt_again(ql, &attempt, NULL, NULL, &status));
     return status;
 }
