@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta
@@ -157,6 +158,20 @@ def test_the_thread_waits_for_its_interval(store_path: str) -> None:
         assert "alice" not in ledger_of(store_path)
         store.flush()
         assert "alice" in ledger_of(store_path)
+
+
+def test_a_verify_tells_the_lag_that_it_found(store_path: str) -> None:
+    options: dict[str, Any] = {"flush_interval_seconds": 86_400, "thread": False}
+    with Store(store_path, LIMITS, max_subjects=64, **options) as store:
+        store.charge("alice", "tokens", 5)
+        assert eventually(lambda: store.flush_lag_ms() > 50)
+        since_ns, least = time.monotonic_ns(), store.flush_lag_ms()
+        report = store.verify()
+        most = least + (time.monotonic_ns() - since_ns) // 1_000_000 + 1
+        assert least <= report.flush_lag_ms <= most
+        assert "alice" in ledger_of(store_path)
+    with Store("memory:", LIMITS, max_subjects=64) as store:
+        assert store.verify().flush_lag_ms == 0
 
 
 @pytest.mark.parametrize("thread", [False, True])

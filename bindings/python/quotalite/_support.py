@@ -135,7 +135,8 @@ class HistoryEntry(NamedTuple):
 
 
 class VerifyReport(NamedTuple):
-    """What a verify has walked through."""
+    """What a verify has walked through. ``flush_lag_ms`` is as of
+    ``Store.flush_lag_ms()`` before it; the verify itself flushes."""
 
     subjects: int
     leases: int
@@ -144,6 +145,7 @@ class VerifyReport(NamedTuple):
     max_subjects: int
     max_leases: int
     region_bytes: int
+    flush_lag_ms: int
 
 
 # ---- called by the extension ------------------------------------------------

@@ -252,8 +252,9 @@ PyObject *store_verify(PyObject *self, PyObject *unused)
     store_end(store);
     if (status != QL_OK)
         return failure_raise_text(status, error.text);
-    return MAKE("VerifyReport", "KKKKKKK", (unsigned long long)report.subjects,
+    return MAKE("VerifyReport", "KKKKKKKL", (unsigned long long)report.subjects,
                 (unsigned long long)report.leases, (unsigned long long)report.holders,
                 (unsigned long long)report.omissions, (unsigned long long)report.max_subjects,
-                (unsigned long long)report.max_leases, (unsigned long long)report.region_bytes);
+                (unsigned long long)report.max_leases, (unsigned long long)report.region_bytes,
+                (long long)report.flush_lag_ms);
 }
