@@ -4,16 +4,19 @@
 from __future__ import annotations
 
 import math
+import os
+import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from conftest import Clock
+from conftest import Clock, eventually
 
 import quotalite
-from quotalite import QuotaExceededError, QuotaTracker, build_quota_tracker
+from quotalite import Limit, QuotaExceededError, QuotaTracker, Store, build_quota_tracker
 
 Make = Callable[..., QuotaTracker]
 
@@ -301,6 +304,117 @@ def test_row_10_limits_come_from_the_configuration(store_path: str) -> None:
         ("daily_bytes", 2),
         ("daily_estimates", 3),
     ]
+
+
+@pytest.mark.usefixtures("shared_tracker_reset")
+@pytest.mark.parametrize("nothing", [0, None, "", "missing"])
+def test_row_10_without_settings_the_store_keeps_its_own_durability(
+    store_path: str, nothing: Any
+) -> None:
+    names = ("quota_durability", "quota_flush_interval_seconds", "quota_history_days")
+    values = {} if nothing == "missing" else dict.fromkeys(names, nothing)
+    with Store(store_path, max_subjects=64, limits=SHARED, durability="sync", history_days=7):
+        tracker = build_quota_tracker(configuration(quota_store=store_path, **values))
+        tracker.record_bytes("alice", 5)
+        assert meta_of(store_path) == (3, 7)
+        assert amounts_of(store_path) == [5]
+
+
+@pytest.mark.usefixtures("shared_tracker_reset")
+@pytest.mark.parametrize(
+    ("durability", "days", "meta"),
+    [("sync", 30, (3, 30)), ("async", "30", (2, 30)), ("async", math.inf, (2, 0))],
+)
+def test_row_10_durability_and_history_come_from_the_configuration(
+    store_path: str, durability: str, days: Any, meta: tuple[int, int]
+) -> None:
+    tracker = build_quota_tracker(
+        configuration(
+            quota_store=store_path,
+            quota_durability=durability,
+            quota_history_days=days,
+        )
+    )
+    tracker.record_bytes("alice", 5)
+    tracker.store.flush()
+    assert meta_of(store_path) == meta
+
+
+@pytest.mark.usefixtures("shared_tracker_reset")
+def test_row_10_the_flush_interval_comes_from_the_configuration(store_path: str) -> None:
+    tracker = build_quota_tracker(
+        configuration(quota_store=store_path, quota_flush_interval_seconds="86400")
+    )
+    tracker.record_bytes("alice", 5)
+    assert eventually(lambda: tracker.store.flush_lag_ms() > 1000)
+    assert amounts_of(store_path) == []
+
+
+@pytest.mark.usefixtures("shared_tracker_reset")
+def test_row_10_a_store_without_a_ledger_comes_from_the_configuration(store_path: str) -> None:
+    build_quota_tracker(configuration(quota_store=store_path, quota_durability="none"))
+    assert not os.path.exists(f"{store_path}/ledger.db")
+
+
+SHARED = (
+    Limit("concurrent_scans", 5),
+    Limit("daily_bytes", 53687091200, "bytes", "day"),
+    Limit("daily_estimates", 500, "statements", "day"),
+)
+
+
+def rows_of(store_path: str, query: str) -> list[Any]:
+    with closing(sqlite3.connect(f"file:{store_path}/ledger.db?mode=ro", uri=True)) as database:
+        return database.execute(query).fetchall()
+
+
+def amounts_of(store_path: str) -> list[int]:
+    return [amount for (amount,) in rows_of(store_path, "SELECT amount FROM totals")]
+
+
+def meta_of(store_path: str) -> Any:
+    return rows_of(store_path, "SELECT durability, history_days FROM meta")[0]
+
+
+WRONG_SETTINGS: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "max_concurrent_per_user": ("a whole number", ("five", [5], math.nan)),
+    "max_daily_bytes_per_user": ("a whole number", ("50 GiB", math.inf)),
+    "max_daily_estimates_per_user": ("a whole number", ("many",)),
+    "quota_durability": ("async, sync or none", ("fsync", "Sync", False, True, 1, ["sync"])),
+    "quota_flush_interval_seconds": (
+        "a number of seconds",
+        ("200 ms", -1, 86_401, math.inf, math.nan, True, False),
+    ),
+    "quota_history_days": (
+        "a whole number of days",
+        ("a year", -1, 0.5, -math.inf, math.nan, True, False, 10**400),
+    ),
+}
+
+
+@pytest.mark.usefixtures("shared_tracker_reset")
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, (_, all) in WRONG_SETTINGS.items() for value in all]
+)
+def test_row_10_a_wrong_setting_is_named_with_what_it_must_be(
+    store_path: str, name: str, value: Any
+) -> None:
+    with pytest.raises(ValueError, match="the setting") as error:
+        build_quota_tracker(configuration(quota_store=store_path, **{name: value}))
+    assert f"the setting api.scan.{name} is {value!r}: it must be " in str(error.value)
+    assert WRONG_SETTINGS[name][0] in str(error.value)
+    assert "; leave it out for " in str(error.value)
+    assert not os.path.exists(store_path)
+    build_quota_tracker(configuration(quota_store=store_path))
+
+
+@pytest.mark.usefixtures("shared_tracker_reset")
+@pytest.mark.parametrize("durability", ["async", "sync"])
+def test_row_10_a_durability_without_a_directory_says_that_one_is_missing(durability: str) -> None:
+    with pytest.raises(ValueError, match="api.scan.quota_store") as error:
+        build_quota_tracker(configuration(quota_durability=durability))
+    assert "name a directory" in str(error.value)
+    build_quota_tracker(configuration(quota_durability="none"))
 
 
 def test_row_10_elsewhere_a_cap_of_zero_refuses_everything(make_tracker: Make) -> None:

@@ -100,7 +100,7 @@ def test_an_option_of_another_type_is_a_type_error(name: str, value: Any) -> Non
     [(None, 0), (0.0001, 1), (0.2, 200), (1.001, 1001), (3, 3000), (86400, 86_400_000)],
 )
 def test_a_flush_interval_in_seconds(seconds: float | None, milliseconds: int) -> None:
-    assert quotalite._store._interval_ms(seconds) == milliseconds
+    assert quotalite._store.interval_ms_of(seconds) == milliseconds
     Store("memory:", LIMITS, max_subjects=1, flush_interval_seconds=seconds).close()
 
 
@@ -109,7 +109,7 @@ def test_a_flush_interval_in_seconds(seconds: float | None, milliseconds: int) -
     [(None, 0), (1, 1), (30.0, 30), (2**32 - 2, 2**32 - 2), (math.inf, 2**32 - 1)],
 )
 def test_the_days_of_the_history(days: float | None, given: int) -> None:
-    assert quotalite._store._days(days) == given
+    assert quotalite._store.days_of(days) == given
     Store("memory:", LIMITS, max_subjects=1, history_days=days).close()
 
 

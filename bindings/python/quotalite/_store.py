@@ -79,8 +79,8 @@ class Store(_quotalite.Store):
             must_exist=must_exist,
             region_directory=None if region_directory is None else os.fspath(region_directory),
             durability=durability,
-            flush_interval_ms=_interval_ms(flush_interval_seconds),
-            history_days=_days(history_days),
+            flush_interval_ms=interval_ms_of(flush_interval_seconds),
+            history_days=days_of(history_days),
             no_thread=not thread,
         )
         _open_stores.add(self)
@@ -126,7 +126,7 @@ def _wait_ms(seconds: float | None) -> int:
 _INTERVAL_MAX_SECONDS = 86400
 
 
-def _interval_ms(seconds: float | None) -> int:
+def interval_ms_of(seconds: float | None) -> int:
     if seconds is None:
         return 0
     if not 0 < seconds <= _INTERVAL_MAX_SECONDS:
@@ -140,7 +140,7 @@ def _interval_ms(seconds: float | None) -> int:
 _DAYS_FOR_EVER = 2**32 - 1
 
 
-def _days(days: float | None) -> int:
+def days_of(days: float | None) -> int:
     if days is None:
         return 0
     if days == math.inf:

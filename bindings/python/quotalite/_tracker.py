@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from quotalite import _quotalite
-from quotalite._store import Store
+from quotalite._store import Store, days_of, interval_ms_of
 from quotalite._support import Error, Limit
 
 KIND_CONCURRENT = "concurrent_scans"
@@ -117,9 +117,14 @@ def build_quota_tracker(get_value: Callable[..., Any]) -> QuotaTracker:
 
     ``get_value("api", "scan", name, default=...)`` reads the application's
     configuration: ``max_concurrent_per_user`` (5), ``max_daily_bytes_per_user``
-    (50 GiB), ``max_daily_estimates_per_user`` (500) and ``quota_store``
-    (``"memory:"``). Missing, None and 0 mean the default. Later calls give the
-    same tracker and do not read the configuration again.
+    (50 GiB), ``max_daily_estimates_per_user`` (500), ``quota_store``
+    (``"memory:"``), ``quota_durability`` (``"async"``, ``"sync"`` or
+    ``"none"``), ``quota_flush_interval_seconds`` (0.2) and
+    ``quota_history_days`` (a number, or infinity for ever). Missing, None and 0
+    mean the default, which for durability and days is what the store has. A
+    wrong value is a ``ValueError`` that names its setting, and the next call
+    tries anew. Once it is built, calls give the same tracker and do not read
+    the configuration again.
     """
     global _shared
     if _shared is None:
@@ -130,15 +135,77 @@ def build_quota_tracker(get_value: Callable[..., Any]) -> QuotaTracker:
 
 
 def _configured(get_value: Callable[..., Any]) -> QuotaTracker:
-    def value(name: str, default: Any) -> Any:
-        return get_value("api", "scan", name, default=default) or default
+    def cap(name: str, default: int) -> int:
+        value = get_value("api", "scan", name, default=default) or default
+        return int(_read(name, value, int, "a whole number", str(default)))
 
-    return QuotaTracker(
-        max_concurrent_per_user=int(value("max_concurrent_per_user", 5)),
-        max_daily_bytes_per_user=int(value("max_daily_bytes_per_user", 53687091200)),
-        max_daily_estimates_per_user=int(value("max_daily_estimates_per_user", 500)),
-        store=value("quota_store", "memory:"),
+    def option(name: str, read: Callable[[Any], Any], right: str, default: str) -> Any:
+        value = get_value("api", "scan", name, default=None)
+        # What YAML makes of "off" is no durability that one would guess.
+        if not value and value is not False:
+            return None
+        return _read(name, value, read, right, default)
+
+    store = get_value("api", "scan", "quota_store", default="memory:") or "memory:"
+    durability = option(
+        "quota_durability",
+        _durability,
+        "async, sync or none",
+        "what the store has (a new one: async)",
     )
+    if store == "memory:" and durability in ("async", "sync"):
+        raise ValueError(
+            f"the setting api.scan.quota_durability is {durability!r}, but api.scan.quota_store is "
+            "'memory:', which has no ledger: name a directory there"
+        )
+    return QuotaTracker(
+        max_concurrent_per_user=cap("max_concurrent_per_user", 5),
+        max_daily_bytes_per_user=cap("max_daily_bytes_per_user", 53687091200),
+        max_daily_estimates_per_user=cap("max_daily_estimates_per_user", 500),
+        store=store,
+        durability=durability,
+        flush_interval_seconds=option(
+            "quota_flush_interval_seconds",
+            _checked(interval_ms_of),
+            "a number of seconds, more than 0 and at most 86400",
+            "0.2",
+        ),
+        history_days=option(
+            "quota_history_days",
+            _checked(days_of),
+            "a whole number of days from 1, or infinity (.inf in YAML) for ever",
+            "what the store has (a new one: 400)",
+        ),
+    )
+
+
+def _read(name: str, value: Any, read: Callable[[Any], Any], right: str, default: str) -> Any:
+    try:
+        return read(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(
+            f"the setting api.scan.{name} is {value!r}: it must be {right}; "
+            f"leave it out for {default}"
+        ) from None
+
+
+def _durability(value: Any) -> Any:
+    if value not in ("async", "sync", "none"):
+        raise ValueError
+    return value
+
+
+def _checked(check: Callable[[float], int]) -> Callable[[Any], float]:
+    """Reads a number that an option of Store takes."""
+
+    def read(value: Any) -> float:
+        if isinstance(value, bool):
+            raise TypeError
+        number = float(value)
+        check(number)
+        return number
+
+    return read
 
 
 def _reset_shared() -> None:
