@@ -183,6 +183,27 @@ def test_preloaded_workers_share_the_tracker_that_was_built_before_the_fork(
         quotalite._tracker._reset_shared()
 
 
+@pytest.mark.parametrize("thread", [False, True])
+def test_a_child_has_a_thread_of_its_own_where_its_parent_has_one(
+    store_path: str, thread: bool
+) -> None:
+    """Without one, a fork is that of a process with a single thread."""
+
+    def threads() -> int:
+        return len(os.listdir("/proc/self/task"))
+
+    def child() -> None:
+        assert threads() == 1
+        store.charge("alice", "b", 2)
+        assert threads() == 1 + thread
+
+    before = threads()
+    with Store(store_path, [Limit("a", 9, "b", "day")], max_subjects=64, thread=thread) as store:
+        assert threads() == before + thread
+        assert in_child(child) == 0
+        assert store.usage("alice").meters[0].total == 2
+
+
 def test_a_fork_while_another_thread_builds_does_not_lock_the_child() -> None:
     inside = threading.Event()
     leave = threading.Event()
