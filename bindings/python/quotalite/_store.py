@@ -34,8 +34,9 @@ class Store(_quotalite.Store):
     ``flush_interval_seconds`` (0.2) is the time between two flushes.
     ``history_days`` is how long the ledger keeps a day; ``math.inf`` is for
     ever, None is what the store has, 400 for a new one. ``thread=False`` starts
-    no thread that flushes and ends leases of the dead: calls do it when it is
-    time, and may take as long as the disk does.
+    no thread that flushes and ends leases of the dead, so that a fork later on
+    is one of a process with a single thread: calls do it when it is time, and
+    may take as long as the disk does.
     """
 
     def __new__(

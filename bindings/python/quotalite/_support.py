@@ -14,7 +14,8 @@ logger = logging.getLogger("quotalite")
 
 class Error(Exception):
     """A call failed. ``status`` is the library's name for it, such as
-    ``"QL_E_FULL"``; the text says what to do."""
+    ``"QL_E_FULL"``; the text says what to do. Nothing was changed, but for
+    ``"QL_E_NOT_DURABLE"``: then the charge is made, and must not be repeated."""
 
     def __init__(self, status: str, text: str) -> None:
         super().__init__(status, text)

@@ -61,7 +61,8 @@ class Budget:
         self.user = user
 
     def record_bytes(self, n: int) -> None:
-        """Charges what the request has cost."""
+        """Charges what the request has cost. It waits for the disk where the store
+        is ``"sync"``: call it in a thread then, as that of a ``def`` route is."""
         self.tracker.record_bytes(self.user, n)
 
 

@@ -223,10 +223,12 @@ static PyObject *lease_subject(PyObject *object, void *unused)
 static PyMethodDef methods[] = {
     {"settle", (PyCFunction)(void (*)(void))lease_settle, METH_FASTCALL | METH_KEYWORDS,
      "settle($self, charges=None)\n--\n\nCharges a dict of meter to amount and gives the slot "
-     "back, as one step,\nonce. True: it was late, the lease had ended before."},
+     "back, as one step,\nonce. True: it was late, the lease had ended before. Error with status "
+     "QL_E_NOT_DURABLE:\nit is done, and only not in the ledger yet; do not repeat it."},
     {"release", lease_release, METH_NOARGS, "release($self)\n--\n\nSettle with no charge."},
     {"renew", lease_renew, METH_NOARGS,
-     "renew($self)\n--\n\nMoves a timed lease's deadline to its ttl_ms from now."},
+     "renew($self)\n--\n\nMoves a timed lease's deadline to its ttl_ms from now. Error with "
+     "status\nQL_E_EXPIRED: it is over, and does not come back."},
     {"__enter__", lease_enter, METH_NOARGS, "__enter__($self)\n--\n\nThe lease."},
     {"__exit__", (PyCFunction)(void (*)(void))lease_exit, METH_FASTCALL,
      "__exit__($self, kind, error, traceback, /)\n--\n\nGives the slot back."},

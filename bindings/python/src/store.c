@@ -440,7 +440,8 @@ static PyMethodDef methods[] = {
      "it was taken or renewed."},
     {"charge", (PyCFunction)(void (*)(void))store_charge_method, FASTCALL,
      "charge($self, subject, meter, amount)\n--\n\nAdds an amount to a meter, past the cap if need "
-     "be."},
+     "be. Error with status\nQL_E_NOT_DURABLE: it is made, and only not in the ledger yet; do not "
+     "repeat it.\nAny other: it is not made."},
     {"lease", lease_from_text, METH_O,
      "lease($self, text, /)\n--\n\nThe lease of this text, which another process may have taken. "
      "Dropping the\nobject releases nothing."},
@@ -456,19 +457,22 @@ static PyMethodDef methods[] = {
     {"history", (PyCFunction)(void (*)(void))store_history, FASTCALL,
      "history($self, subject, *, meter=None, start=None, end=None)\n--\n\nWhat the subject was "
      "charged in the windows that overlap start to end (Unix\nseconds), in order of time; None is "
-     "all of them."},
+     "all of them. Subjects below it are not in it."},
     {"flush", store_flush, METH_NOARGS,
-     "flush($self)\n--\n\nWrites to the ledger what it lacks, now."},
+     "flush($self)\n--\n\nWrites to the ledger what it lacks, now; raises what is in the way."},
     {"flush_lag_ms", store_flush_lag_ms, METH_NOARGS,
-     "flush_lag_ms($self)\n--\n\nMilliseconds since the last completed flush began."},
+     "flush_lag_ms($self)\n--\n\nMilliseconds since the last completed flush began: what was "
+     "charged since then\na power cut would lose. 0 in a store without a ledger."},
     {"backup", store_backup, METH_O,
-     "backup($self, path, /)\n--\n\nCopies the ledger into a new file, an SQLite database."},
+     "backup($self, path, /)\n--\n\nCopies the ledger, with all that was charged before, into a "
+     "new file, an SQLite\ndatabase, while others go on."},
     {"verify", store_verify, METH_NOARGS,
-     "verify($self)\n--\n\nChecks every invariant of the store."},
+     "verify($self)\n--\n\nChecks every invariant of the store and, after a flush, its ledger."},
     {"drain", store_drain, METH_NOARGS,
      "drain($self)\n--\n\nTries what is queued now; gives how many charges and releases are left."},
     {"close", store_close, METH_NOARGS,
-     "close($self)\n--\n\nCloses the store; the held leases that it still has are released."},
+     "close($self)\n--\n\nCloses the store: the ledger gets what it lacks, and the held leases "
+     "that are left\nare released."},
     {"_after_fork_in_child", store_after_fork, METH_NOARGS,
      "_after_fork_in_child($self)\n--\n\nForgets the threads that are the parent's."},
     {NULL, NULL, 0, NULL},
