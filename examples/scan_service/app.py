@@ -7,6 +7,7 @@ import datetime
 import decimal
 import json
 import math
+import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -31,7 +32,10 @@ ARROW_STREAM = "application/vnd.apache.arrow.stream"
 DAY_SECONDS = 86_400
 
 settings = Settings()
-tracker = quotalite.build_quota_tracker(settings.get_value)
+try:
+    tracker = quotalite.build_quota_tracker(settings.get_value)
+except (ValueError, quotalite.Error) as error:
+    sys.exit(f"scan_service: {error}")
 catalogue = Catalogue(settings.tables())
 max_rows = int(settings.get_value("api", "scan", "max_rows", default=10000))
 max_seconds = settings.max_seconds
@@ -226,7 +230,7 @@ def query(request: QueryRequest, user: User) -> Response:
 # would wait for 0.1 s, and many at once would be too many for that.
 one_history = threading.Lock()
 
-# A year with its leap day: the ledger keeps 400 days.
+# A year with its leap day: the ledger keeps 400 days, unless it is told otherwise.
 Days = Annotated[int | None, Query(ge=1, le=366)]
 
 

@@ -24,6 +24,8 @@ from scan_service.catalogue import Catalogue, Priced
 T = TypeVar("T")
 
 _threads = ThreadPoolExecutor(64, "scan")
+# Of their own, so that no charge waits for a scan to end.
+_charging = ThreadPoolExecutor(16, "charge")
 _works: set[asyncio.Task[Any]] = set()
 _trace_file = os.environ.get("SCAN_SERVICE_TRACE")
 
@@ -39,7 +41,12 @@ class OutOfTime(Exception):
 class Running:
     """A statement that holds a slot."""
 
-    def __init__(self, cursor: duckdb.DuckDBPyConnection, sql: str, charge: Callable[[], None]):
+    def __init__(
+        self,
+        cursor: duckdb.DuckDBPyConnection,
+        sql: str,
+        charge: Callable[[], Coroutine[Any, Any, None]],
+    ) -> None:
         self._cursor = cursor
         self._sql = sql
         self._charge = charge
@@ -72,7 +79,7 @@ class Running:
             buffer.seek(0)
             buffer.truncate()
         writer.close()
-        self._charge()
+        await self._charge()
         yield buffer.getvalue()
 
     async def rows(self, limit: int) -> tuple[list[str], list[tuple[Any, ...]]]:
@@ -96,6 +103,21 @@ def _next(reader: pa.RecordBatchReader) -> pa.RecordBatch | None:
         raise duckdb.Error(str(error)) from None
 
 
+async def _charged(call: Callable[[], None]) -> None:
+    """Calls it in a thread, since a charge of a store that is ``sync`` waits for the
+    disk. It is not left before its end: the slot is given back after the charge."""
+    future = asyncio.get_running_loop().run_in_executor(_charging, call)
+    cancelled = False
+    while not future.done():
+        try:
+            await asyncio.shield(future)
+        except asyncio.CancelledError:
+            cancelled = True
+    future.result()
+    if cancelled:
+        raise asyncio.CancelledError
+
+
 @asynccontextmanager
 async def admitted(
     tracker: QuotaTracker, user: str, priced: Priced, catalogue: Catalogue
@@ -104,11 +126,11 @@ async def admitted(
     its price, once, however it ends."""
     charged = False
 
-    def charge() -> None:
+    async def charge() -> None:
         nonlocal charged
         if not charged:
             charged = True
-            tracker.record_bytes(user, priced.price)
+            await _charged(lambda: tracker.record_bytes(user, priced.price))
 
     tracker.check_daily_budget(user)
     async with tracker.acquire(user):
@@ -117,9 +139,11 @@ async def admitted(
         try:
             yield Running(cursor, priced.sql, charge)
         finally:
-            charge()
-            cursor.close()
-            _trace("end", user, priced.price)
+            try:
+                await charge()
+            finally:
+                cursor.close()
+                _trace("end", user, priced.price)
 
 
 async def watched(receive: Receive, seconds: float, work: Coroutine[Any, Any, T]) -> T:

@@ -50,7 +50,12 @@ class Service:
     """One store; the processes over it may be stopped and started again."""
 
     def __init__(
-        self, folder: Path, data: Path, daily_bytes: int = 10**12, max_seconds: float = 600
+        self,
+        folder: Path,
+        data: Path,
+        daily_bytes: int = 10**12,
+        max_seconds: float = 600,
+        **settings: Any,
     ) -> None:
         self.store = folder / "quota"
         self._trace = folder / "trace"
@@ -62,6 +67,7 @@ class Service:
             "max_daily_bytes_per_user": daily_bytes,
             "quota_store": str(self.store),
             "max_seconds": max_seconds,
+            **settings,
         }
         config.write_text(yaml.safe_dump({"api": {"scan": scan}, "tables": {"flights": str(data)}}))
         self._environment = {
