@@ -73,6 +73,22 @@ static void what_was_raised_since_the_copy_stays_dirty(void **state)
     expect_dirty("alice", BYTES, TODAY, 8);
 }
 
+/* Of a subject that is dirty for another meter. */
+static void a_clean_window_of_a_dirty_subject_becomes_dirty(void **state)
+{
+    (void)state;
+    struct qli_dirty_subject found[8];
+    charged("alice", BYTES, 7);
+    charged("alice", STATEMENTS, 1);
+    assert_int_equal(flush(), 1);
+    charged("alice", BYTES, 1);
+    charged("alice", STATEMENTS, 1);
+    assert_int_equal(copy_all(found), 1);
+    assert_int_equal(found[0].count, 2);
+    expect_total(&found[0], 0, BYTES, TODAY, 8);
+    expect_total(&found[0], 1, STATEMENTS, TODAY, 2);
+}
+
 static void a_slot_that_has_another_subject_is_not_cleared(void **state)
 {
     (void)state;
@@ -391,6 +407,7 @@ int main(void)
         TEST(a_store_without_a_ledger_marks_too),
         TEST(what_is_copied_stays_dirty_until_it_is_cleared),
         TEST(what_was_raised_since_the_copy_stays_dirty),
+        TEST(a_clean_window_of_a_dirty_subject_becomes_dirty),
         TEST(a_slot_that_has_another_subject_is_not_cleared),
         TEST(a_window_that_rolled_over_is_cleared_where_it_is_now),
         TEST(a_clean_window_rolls_over_clean),
