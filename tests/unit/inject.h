@@ -23,4 +23,7 @@ void inject_allocation(size_t nth);
 /* Allocations since then. */
 size_t inject_allocations(void);
 
+/* From now on the kernel refuses this process and its children a system call so. */
+void inject_refusal(long number, int error);
+
 #endif

@@ -17,6 +17,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "harness.h"
@@ -340,6 +341,36 @@ static void files_that_may_not_grow(void **state)
     assert_int_equal(open_limited(RLIMIT_FSIZE, 1 << 30), QL_OK);
 }
 
+/* ---- filters of system calls --------------------------------------------- */
+
+static _Noreturn void run_refused(int error)
+{
+    struct attempt attempt = {.store = directory};
+    struct ql_lease lease;
+    inject_refusal(SYS_statx, error);
+    try_open(&attempt);
+    check_attempt(&attempt);
+    KT_CHECK(attempt.status == QL_OK, "%s", ql_status_name(attempt.status));
+    KT_CHECK(ql_acquire(attempt.ql, "alice", &lease, NULL) == QL_OK, "acquire");
+    KT_CHECK(ql_flush(attempt.ql, NULL) == QL_OK, "flush");
+    KT_CHECK(ql_release(attempt.ql, lease) == QL_OK, "release");
+    ql_close(attempt.ql);
+    _exit(0);
+}
+
+/* One that was written before a call that the library makes answers EPERM. */
+static void a_filter_that_does_not_know_statx(void **state)
+{
+    (void)state;
+    static const int errors[] = {EPERM, ENOSYS};
+    for (size_t i = 0; i < 2; i++) {
+        pid_t pid = kt_fork();
+        if (pid == 0)
+            run_refused(errors[i]);
+        kt_wait_success(pid);
+    }
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -351,6 +382,7 @@ int main(void)
         CASE(each_allocation_fails),
         CASE(too_few_descriptors),
         CASE(files_that_may_not_grow),
+        CASE(a_filter_that_does_not_know_statx),
     };
     clock_ns = kt_shared(sizeof *clock_ns);
     *clock_ns = KT_START_NS;
