@@ -82,6 +82,13 @@ static bool clear_lease(struct ql_lease *lease)
     return lease != NULL;
 }
 
+static enum ql_status admit_uncounted(const struct qli_call *call, struct ql_lease *lease)
+{
+    __atomic_fetch_add(&call->engine->page->omissions, 1, __ATOMIC_RELAXED);
+    *lease = (struct ql_lease){.epoch = call->engine->epoch, .index = UNCOUNTED_INDEX};
+    return QL_OK;
+}
+
 static enum ql_status take_lease(struct ql *ql, const char *subject, const struct wish *wish,
                                  struct ql_lease *lease, struct ql_verdict *verdict)
 {
@@ -102,12 +109,10 @@ static enum ql_status take_lease(struct ql *ql, const char *subject, const struc
             .ttl_ns = wish->ttl_ns,
         };
         status = qli_operation_admit(&call, &name, &admission, lease, verdict);
+        if (status == QL_E_FULL && ql->options.when_full == QL_FULL_ADMIT)
+            status = admit_uncounted(&call, lease);
     } while (qli_attempt_again(ql, &attempt, &call, subject, &status));
-    if (status != QL_E_FULL || ql->options.when_full != QL_FULL_ADMIT)
-        return status;
-    __atomic_fetch_add(&call.engine->page->omissions, 1, __ATOMIC_RELAXED);
-    *lease = (struct ql_lease){.epoch = call.engine->epoch, .index = UNCOUNTED_INDEX};
-    return QL_OK;
+    return status;
 }
 
 enum ql_status ql_acquire(struct ql *ql, const char *subject, struct ql_lease *lease,

@@ -105,8 +105,8 @@ static enum ql_status walk_all(const struct walk *walk, int *stopped)
     stopped = stopped != NULL ? stopped : &unused;
     *stopped = 0;
     enum ql_status status = begin(walk->ql, &call);
-    if (status == QL_OK && qli_operation_reap_dead(&call, QLI_NO_SHARD) == QL_E_CORRUPT)
-        status = QL_E_CORRUPT;
+    if (status == QL_OK)
+        status = qli_operation_reap_dead(&call, QLI_NO_SHARD);
     uint64_t shards = walk->ql->store->engine.geometry.shard_count;
     for (uint64_t shard = 0; status == QL_OK && shard < shards && *stopped == 0; shard++)
         status = walk_shard(walk, shard, stopped);

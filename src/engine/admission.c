@@ -179,7 +179,7 @@ enum ql_status qli_operation_admit(const struct qli_call *call, const struct qli
         status = qli_operation_make_room(call, shard);
         again = true;
     }
-    if (status != QL_OK && status != QL_E_BUSY)
+    if (status != QL_OK)
         return status;
     return again ? admit_once(call, name, admission, lease, verdict, &suspects) : answer;
 }

@@ -170,9 +170,10 @@ enum ql_status qli_operation_settle(const struct qli_call *call, const struct ql
     if (status != QL_E_NOT_OWNER || qli_holder_alive(&call->engine->region, call->self, owner))
         return status;
     /* Its death was not noticed yet; the lease ended then. */
-    uint64_t shard = qli_lease_number_shard(lease->index);
-    status = qli_operation_reap(call, qli_word_slot(owner), qli_word_generation(owner), &shard);
-    if (status != QL_OK && status != QL_E_BUSY)
+    const uint64_t shard = qli_lease_number_shard(lease->index);
+    uint64_t waited = shard;
+    status = qli_operation_reap(call, qli_word_slot(owner), qli_word_generation(owner), &waited);
+    if (status != QL_OK && (status != QL_E_BUSY || waited != shard))
         return status;
     return settle_once(call, lease, amounts, count, &owner);
 }

@@ -64,9 +64,9 @@ enum ql_status qli_operation_report_locked(struct qli_section *section, const st
 enum ql_status qli_operation_reap(const struct qli_call *call, uint64_t slot,
                                   uint64_t up_to_generation, uint64_t *waited);
 
-/* Reaps every holder that is found dead. QL_E_BUSY: but for shards whose lock
- * is taken, which the next one looks at again. Only that of the given shard is
- * waited for; QLI_NO_SHARD: none. */
+/* Reaps every holder that is found dead; but for shards whose lock is taken, which
+ * the next one looks at again. Only that of the given shard is waited for, and then
+ * in vain is QL_E_BUSY; QLI_NO_SHARD: none. */
 enum ql_status qli_operation_reap_dead(const struct qli_call *call, uint64_t shard);
 
 /* The same for the next holders behind a slot, as many as looks, which is what one
@@ -74,7 +74,8 @@ enum ql_status qli_operation_reap_dead(const struct qli_call *call, uint64_t sha
  * looked at. A lock that is taken leaves the dead to the next one who looks. */
 uint64_t qli_operation_reap_some(const struct qli_call *call, uint64_t slot, unsigned looks);
 
-/* Ends the leases of a full shard that nobody will give back. */
+/* Ends the leases of a full shard that nobody will give back. QL_E_BUSY: its lock is
+ * taken. */
 enum ql_status qli_operation_make_room(const struct qli_call *call, uint64_t shard);
 
 #endif

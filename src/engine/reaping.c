@@ -69,16 +69,14 @@ static enum ql_status reap_if_dead(const struct qli_call *call, uint64_t slot, u
 
 enum ql_status qli_operation_reap_dead(const struct qli_call *call, uint64_t shard)
 {
-    enum ql_status answer = QL_OK;
     bool asked;
+    uint64_t waited = shard;
     for (uint64_t slot = 0; slot < call->engine->region.holder_count; slot++) {
-        enum ql_status status = reap_if_dead(call, slot, &shard, &asked);
-        if (status == QL_E_CORRUPT)
+        enum ql_status status = reap_if_dead(call, slot, &waited, &asked);
+        if (status != QL_OK && status != QL_E_BUSY)
             return status;
-        if (status != QL_OK)
-            answer = status;
     }
-    return answer;
+    return waited == shard ? QL_OK : QL_E_BUSY;
 }
 
 uint64_t qli_operation_reap_some(const struct qli_call *call, uint64_t slot, unsigned looks)
@@ -119,7 +117,7 @@ static enum ql_status expire_shard(const struct qli_call *call, uint64_t shard)
 enum ql_status qli_operation_make_room(const struct qli_call *call, uint64_t shard)
 {
     enum ql_status status = qli_operation_reap_dead(call, shard);
-    if (status != QL_OK && status != QL_E_BUSY)
-        return status; /* busy: some other shard, whose room is no help here */
+    if (status != QL_OK)
+        return status;
     return call->boot_ns != 0 ? expire_shard(call, shard) : QL_OK;
 }

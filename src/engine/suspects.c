@@ -34,27 +34,24 @@ enum ql_status qli_suspects_note_locked(const struct qli_section *section,
 static enum ql_status reap_each(const struct qli_call *call, uint64_t shard,
                                 const struct qli_suspects *suspects, bool *reaped)
 {
-    enum ql_status answer = QL_OK;
+    uint64_t waited = shard;
     for (size_t i = 0; i < suspects->count; i++) {
         uint64_t word = suspects->words[i];
         if (qli_holder_alive(&call->engine->region, call->self, word))
             continue;
         enum ql_status status =
-            qli_operation_reap(call, qli_word_slot(word), qli_word_generation(word), &shard);
-        if (status != QL_OK)
-            answer = status;
-        if (status == QL_E_CORRUPT)
-            break;
+            qli_operation_reap(call, qli_word_slot(word), qli_word_generation(word), &waited);
+        if (status != QL_OK && status != QL_E_BUSY)
+            return status;
         *reaped = true;
     }
-    return answer;
+    return waited == shard ? QL_OK : QL_E_BUSY;
 }
 
 enum ql_status qli_suspects_reap(const struct qli_call *call, uint64_t shard,
                                  const struct qli_suspects *suspects, bool *reaped)
 {
     *reaped = suspects->more;
-    enum ql_status status = suspects->more ? qli_operation_reap_dead(call, shard)
-                                           : reap_each(call, shard, suspects, reaped);
-    return status == QL_E_BUSY ? QL_OK : status;
+    return suspects->more ? qli_operation_reap_dead(call, shard)
+                          : reap_each(call, shard, suspects, reaped);
 }

@@ -29,8 +29,8 @@ enum ql_status qli_suspects_note_locked(const struct qli_section *section,
                                         struct qli_suspects *suspects);
 
 /* Reaps those that are dead. *reaped: there was one, or there are too many to
- * tell. For shard alone its lock is waited for: QL_E_BUSY from another one does
- * not matter here, and is QL_OK. */
+ * tell. For shard alone its lock is waited for: QL_E_BUSY, as the look that this is
+ * for has to be made again. Another one that is taken does not matter here. */
 enum ql_status qli_suspects_reap(const struct qli_call *call, uint64_t shard,
                                  const struct qli_suspects *suspects, bool *reaped);
 
