@@ -67,14 +67,14 @@
  *   store: calls return QL_E_DETACHED within a second, and its leases end.
  *
  * Blocking
- *   Calls wait only for locks (and, where said, for the disk): that of a shard, and that of the limits where they
- *   have changed. Another thread or process holds one for well under a
- *   microsecond; for as long as it takes to walk the shard where it makes room,
- *   ends leases of the dead, or verifies; and on and on if it is stopped
+ *   Calls wait only for locks (and, where said, for the disk): that of a shard, and
+ *   that of the limits where they have changed. Another thread or process holds one
+ *   for well under a microsecond; for as long as it takes to walk the shard where it
+ *   makes room, ends leases of the dead, or verifies; and on and on if it is stopped
  *   (SIGSTOP). The deadline of each wait is options.admit_wait_ms or
  *   options.charge_wait_ms. QL_E_BUSY: it has passed, and the call has changed
  *   nothing. A call waits once as a rule, but some times over where it has to make
- *   room.
+ *   room or needs the ledger first.
  *   ql_open and ql_close say for themselves how long they wait; the first call in
  *   a forked child enters the store and waits as ql_open does. While a thread is
  *   in ql_open or ql_close, those of other threads wait for it, and so does fork().
@@ -246,7 +246,8 @@ struct ql_options {
 
     /* Called on the caller's thread before a call goes to sleep for a lock or waits for
      * the disk, and after it woke, so that an interpreter can give up its own lock meanwhile.
-     * What the first returns the second receives. Both or neither. Not called in
+     * What the first returns the second receives. Both or neither; they must not fork.
+     * No lock of the library is held. Not called in
      * ql_open and ql_close, nor where a forked child enters the store or a call makes
      * the flush of a store without a thread, as that is due. */
     void *(*wait_begin)(void *context);

@@ -11,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "api/handle.h"
+#include "api/attempt.h"
 #include "base/error.h"
 #include "base/system.h"
 #include "engine/operation.h"
@@ -21,10 +21,21 @@ static enum ql_status flush(struct ql *ql, const struct qli_call *call, struct q
     return qli_flusher_flush(&ql->store->flusher, call->self, call->wait_ms, error);
 }
 
+static enum ql_status begin_call(struct ql *ql, int64_t wait_ms, struct qli_call *call)
+{
+    enum ql_status status;
+    struct qli_attempt attempt = qli_attempt_first(ql, wait_ms);
+    do
+        status = qli_handle_begin(ql, attempt.wait_ms, call);
+    while (qli_attempt_again(ql, &attempt, NULL, NULL, &status));
+    call->wait_ms = wait_ms;
+    return status;
+}
+
 /* Begins a call that the host is told of: the disk is slow. */
 static enum ql_status begin(struct ql *ql, int64_t wait_ms, struct qli_call *call, void **token)
 {
-    enum ql_status status = qli_handle_begin(ql, wait_ms, call);
+    enum ql_status status = begin_call(ql, wait_ms, call);
     *token = status == QL_OK ? qli_handle_begins_to_wait(ql) : NULL;
     return status;
 }
@@ -58,7 +69,7 @@ enum ql_status ql_flush_lag(struct ql *ql, int64_t *lag_ms)
     struct qli_call call;
     if (ql == NULL || lag_ms == NULL)
         return QL_E_INVALID;
-    enum ql_status status = qli_handle_begin(ql, ql->options.admit_wait_ms, &call);
+    enum ql_status status = begin_call(ql, ql->options.admit_wait_ms, &call);
     if (status == QL_OK)
         *lag_ms = qli_engine_has_ledger(call.engine) ? qli_flusher_lag_ms(&ql->store->flusher) : 0;
     return status;

@@ -25,8 +25,6 @@
 
 #define CHUNK 4096 /* subjects in a transaction */
 #define BATCH 16   /* subjects copied under one hold of a shard's lock */
-#define SHARD_WAIT_MS                                                                              \
-    20 /* for a shard's lock; one that is not given up is left for the next flush */
 #define LATELY_DAYS 30
 #define LATELY_WORKED 3 /* on how many of them, before anything is removed */
 #define REPLACED_MAX 3  /* how often a ledger may be replaced during one flush */
@@ -48,7 +46,7 @@ static struct qli_call call_of(struct qli_flusher *flusher, uint64_t self)
     return (struct qli_call){
         .engine = flusher->engine,
         .self = self,
-        .wait_ms = SHARD_WAIT_MS,
+        .wait_ms = QLI_FLUSH_SHARD_WAIT_MS,
     };
 }
 
@@ -254,7 +252,7 @@ static enum ql_status write_chunk(struct qli_flusher *flusher, struct qli_call *
     enum ql_status status = QL_OK;
     /* After the copying: each meter that was charged has its name by now. */
     if (qli_limits_stale(engine))
-        status = qli_limits_refresh(engine, call->self, SHARD_WAIT_MS);
+        status = qli_limits_refresh(engine, call->self, QLI_FLUSH_SHARD_WAIT_MS);
     if (status != QL_OK)
         return status;
     const struct qli_limits *limits = qli_limits_current(engine);

@@ -4,6 +4,9 @@
 
 #include "ledger/flusher.h"
 
+/* For a shard's lock, by whoever has entered the flusher, whom others wait for. */
+#define QLI_FLUSH_SHARD_WAIT_MS 20
+
 /* Writes what is dirty, as the holder self, who has entered the flusher. The
  * answers are those of qli_flusher_flush. */
 enum ql_status qli_flush(struct qli_flusher *flusher, uint64_t self);

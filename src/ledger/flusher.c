@@ -67,15 +67,22 @@ void qli_flusher_leave(struct qli_flusher *flusher)
     pthread_mutex_unlock(&flusher->mutex);
 }
 
+bool qli_flusher_naps(int64_t deadline_ns)
+{
+    const struct timespec nap = {.tv_nsec = QLI_NS_PER_MS};
+    if (qli_clock_boot_ns() >= deadline_ns)
+        return false;
+    nanosleep(&nap, NULL);
+    return true;
+}
+
 /* Naps rather than sleeps on the mutex: the holder may be in another process. */
 bool qli_flusher_enter(struct qli_flusher *flusher, int64_t wait_ms)
 {
     int64_t deadline_ns = qli_clock_boot_ns() + wait_ms * QLI_NS_PER_MS;
     while (!try_enter(flusher)) {
-        if (is_detached(flusher) || qli_clock_boot_ns() >= deadline_ns)
+        if (is_detached(flusher) || !qli_flusher_naps(deadline_ns))
             return false;
-        struct timespec nap = {.tv_sec = 0, .tv_nsec = QLI_NS_PER_MS};
-        nanosleep(&nap, NULL);
     }
     return true;
 }
@@ -130,7 +137,7 @@ static enum ql_status flush_in_turn(struct qli_flusher *flusher, uint64_t self, 
     return status;
 }
 
-/* Until all is written, or the shard that has this word. Gives the right to write back
+/* Until all is written, or the shard that has this word. Somebody else may write
  * between two tries at a shard that is busy. */
 static enum ql_status flush_patiently(struct qli_flusher *flusher, uint64_t self,
                                       const uint64_t *flushed, int64_t wait_ms,
@@ -144,7 +151,7 @@ static enum ql_status flush_patiently(struct qli_flusher *flusher, uint64_t self
         status = flush_in_turn(flusher, self, left_ns / QLI_NS_PER_MS, error);
         if (status == QL_E_BUSY && flushed != NULL && qli_page_load(flushed) >= needed)
             return QL_OK;
-    } while (status == QL_E_BUSY && qli_clock_boot_ns() < deadline_ns);
+    } while (status == QL_E_BUSY && qli_flusher_naps(deadline_ns));
     return status;
 }
 

@@ -6,6 +6,7 @@
  */
 #include "ledger/flusher.h"
 
+#include "base/clock.h"
 #include "engine/limits.h"
 #include "ledger/flush.h"
 
@@ -43,11 +44,11 @@ static enum ql_status reopen_entered(struct qli_flusher *flusher, const struct q
     return status == QL_OK ? qli_dirty_reopen(call, name, found.totals, found.count) : status;
 }
 
-enum ql_status qli_flusher_reopen(struct qli_flusher *flusher, const struct qli_call *call,
-                                  const struct qli_name *name)
+static enum ql_status reopen_in_turn(struct qli_flusher *flusher, const struct qli_call *call,
+                                     const struct qli_name *name, int64_t wait_ms)
 {
-    if (!qli_flusher_enter(flusher, call->wait_ms))
-        return qli_flusher_not_entered(flusher, call->wait_ms, NULL);
+    if (!qli_flusher_enter(flusher, wait_ms))
+        return qli_flusher_not_entered(flusher, wait_ms, NULL);
     enum ql_status status = reopen_entered(flusher, call, name);
     for (int i = 0; i < FLUSHES_MAX && status == QLI_MUST_FLUSH; i++) {
         status = qli_flush(flusher, call->self);
@@ -56,4 +57,20 @@ enum ql_status qli_flusher_reopen(struct qli_flusher *flusher, const struct qli_
     }
     qli_flusher_leave(flusher);
     return status == QLI_MUST_FLUSH ? QL_E_BUSY : status;
+}
+
+/* Does not stay in the ledger to wait for a shard's lock: others want to write. */
+enum ql_status qli_flusher_reopen(struct qli_flusher *flusher, const struct qli_call *call,
+                                  const struct qli_name *name)
+{
+    struct qli_call hasty = *call;
+    hasty.wait_ms =
+        call->wait_ms < QLI_FLUSH_SHARD_WAIT_MS ? call->wait_ms : QLI_FLUSH_SHARD_WAIT_MS;
+    int64_t deadline_ns = qli_clock_boot_ns() + call->wait_ms * QLI_NS_PER_MS;
+    enum ql_status status;
+    do {
+        int64_t left_ns = deadline_ns - qli_clock_boot_ns();
+        status = reopen_in_turn(flusher, &hasty, name, left_ns / QLI_NS_PER_MS);
+    } while (status == QL_E_BUSY && qli_flusher_naps(deadline_ns));
+    return status;
 }

@@ -348,6 +348,13 @@ static int visit_lease(void *context, const struct ql_lease_info *info)
     return 0;
 }
 
+static int visit_entry(void *context, const struct ql_history_entry *entry)
+{
+    (void)context;
+    (void)entry;
+    return 0;
+}
+
 static void call_all(struct ql *ql, struct ql_lease lease)
 {
     struct ql_lease taken;
@@ -372,6 +379,7 @@ int kt_process_host_told(void)
     struct ql_limit limits[QL_LIMITS_MAX];
     struct ql_lease lease;
     size_t count;
+    int64_t lag_ms;
     options.admit_wait_ms = SHORT_MS;
     options.charge_wait_ms = SHORT_MS;
     options.wait_begin = begin_wait;
@@ -380,6 +388,9 @@ int kt_process_host_told(void)
     pid_t holder = hold_guard(ql, 0);
     expect_told(ql_limits(ql, limits, &count), "limits");
     expect_told(ql_each_subject(ql, visit_subject, NULL, NULL), "each_subject");
+    expect_told(ql_flush(ql, NULL), "flush");
+    expect_told(ql_flush_lag(ql, &lag_ms), "flush_lag");
+    expect_told(ql_history(ql, "alice", NULL, 0, 1, visit_entry, NULL, NULL), "history");
     kt_end_process(holder);
     KT_CHECK(ql_limits(ql, limits, &count) == QL_OK, "limits");
     KT_CHECK(ql_acquire(ql, "alice", &lease, NULL) == QL_OK, "acquire");

@@ -9,30 +9,34 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <pthread.h>
+#include <sched.h>
 #include <string.h>
 
 #include "api/handle.h"
 #include "bench.h"
 
 #define ROOM 4096 /* several shards */
+#define ADMIT_WAIT_MS 20000
+#define CHARGE_WAIT_MS 1000
 
 static struct bench bench;
 static struct ql *ql;
 static struct ql_lease lease; /* of alice */
-static int told;
-static int told_of_the_end;
+static _Atomic int told;
+static _Atomic int told_of_the_end;
 
 static void *begin_wait(void *context)
 {
     (void)context;
     told++;
-    return &told;
+    return &lease;
 }
 
 static void end_wait(void *context, void *token)
 {
     (void)context;
-    assert_ptr_equal(token, &told);
+    assert_ptr_equal(token, &lease);
     told_of_the_end++;
 }
 
@@ -47,7 +51,8 @@ static int set_up(void **state)
     (void)state;
     bench_make(&bench);
     struct ql_options options = bench_options(&bench, ROOM);
-    options.charge_wait_ms = 1000;
+    options.admit_wait_ms = ADMIT_WAIT_MS;
+    options.charge_wait_ms = CHARGE_WAIT_MS;
     options.wait_begin = begin_wait;
     options.wait_end = end_wait;
     ql = kt_open(bench.store, &options);
@@ -75,14 +80,14 @@ static uint64_t shard_of(const char *subject)
     return qli_engine_shard_of(&ql->store->engine, name.hash);
 }
 
-/* Stays in the lock of a shard that is not alice's. */
-static struct qli_section enter_other_shard(void)
+/* Stays in the lock of a shard. */
+static struct qli_section enter_shard(uint64_t shard)
 {
     struct qli_call call;
     struct qli_section section;
     assert_int_equal(qli_handle_begin(ql, 0, &call), QL_OK);
-    assert_true(call.engine->geometry.shard_count > 1);
-    assert_int_equal(qli_section_enter(&call, shard_of("alice") ^ 1, &section), QL_OK);
+    assert_true(shard < call.engine->geometry.shard_count);
+    assert_int_equal(qli_section_enter(&call, shard, &section), QL_OK);
     return section;
 }
 
@@ -91,7 +96,7 @@ static struct qli_section enter_other_shard(void)
 static void a_charge_waits_for_no_other_shard(void **state)
 {
     (void)state;
-    struct qli_section section = enter_other_shard();
+    struct qli_section section = enter_shard(shard_of("alice") ^ 1);
     charge("alice", 1);
     qli_section_leave(&section);
     assert_int_equal(bench_total(ql, "alice", "bytes"), 1);
@@ -102,10 +107,41 @@ static void a_settle_waits_for_no_other_shard(void **state)
 {
     (void)state;
     const struct ql_charge bytes = {"bytes", 5};
-    struct qli_section section = enter_other_shard();
+    struct qli_section section = enter_shard(shard_of("alice") ^ 1);
     assert_int_equal(ql_settle(ql, lease, &bytes, 1), QL_OK);
     qli_section_leave(&section);
     assert_int_equal(bench_total(ql, "alice", "bytes"), 5);
+}
+
+static void *check_bob(void *context)
+{
+    *(enum ql_status *)context = ql_check(ql, "bob", NULL, NULL);
+    return NULL;
+}
+
+/* The clock has gone back, so it has to read bob's windows; then it cannot open them. */
+static void a_look_into_the_ledger_keeps_nobody_out(void **state)
+{
+    (void)state;
+    pthread_t thread;
+    enum ql_status checked;
+    struct qli_flusher *flusher = &ql->store->flusher;
+    charge("alice", 1);
+    *bench.clock_ns -= BENCH_DAY * QLI_NS_PER_SECOND;
+    told = 0;
+    assert_true(qli_flusher_enter(flusher, 0));
+    assert_int_equal(pthread_create(&thread, NULL, check_bob, &checked), 0);
+    while (told == 0)
+        sched_yield();
+    struct qli_section section = enter_shard(shard_of("bob"));
+    qli_flusher_leave(flusher);
+    while (qli_flusher_enter(flusher, 0)) /* until it has */
+        qli_flusher_leave(flusher);
+    assert_true(qli_flusher_enter(flusher, ADMIT_WAIT_MS / 2));
+    qli_flusher_leave(flusher);
+    qli_section_leave(&section);
+    pthread_join(thread, NULL);
+    assert_int_equal(checked, QL_OK);
 }
 
 /* ---- the host ------------------------------------------------------------ */
@@ -161,9 +197,10 @@ static void it_is_told_of_an_end_without_success(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        CASE(a_charge_waits_for_no_other_shard),    CASE(a_settle_waits_for_no_other_shard),
-        CASE(it_is_told_of_a_charge_that_flushes),  CASE(it_is_told_of_a_settle_that_flushes),
-        CASE(it_is_told_of_a_look_into_the_ledger), CASE(it_is_told_of_an_end_without_success),
+        CASE(a_charge_waits_for_no_other_shard),       CASE(a_settle_waits_for_no_other_shard),
+        CASE(a_look_into_the_ledger_keeps_nobody_out), CASE(it_is_told_of_a_charge_that_flushes),
+        CASE(it_is_told_of_a_settle_that_flushes),     CASE(it_is_told_of_a_look_into_the_ledger),
+        CASE(it_is_told_of_an_end_without_success),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
