@@ -166,11 +166,11 @@ enum ql_status qli_engine_bind(struct qli_engine *engine, struct ql_error *error
     struct qli_geometry *g = &engine->geometry;
     read_params(header, g);
     const uint64_t many = UINT64_C(1) << 32;
-    if (!is_power_of_two(g->shard_count) || g->shard_count + 1 != engine->region.guard_count ||
-        !is_power_of_two(g->shard_buckets) || g->shard_buckets > many || g->shard_subjects == 0 ||
-        g->shard_subjects > many || g->shard_leases == 0 || g->shard_leases > many ||
-        g->meter_capacity == 0 || g->meter_capacity > QL_METERS_MAX ||
-        g->body_end > engine->region.size)
+    if (!is_power_of_two(g->shard_count) || g->shard_count > SHARDS_MAX ||
+        g->shard_count + 1 != engine->region.guard_count || !is_power_of_two(g->shard_buckets) ||
+        g->shard_buckets > many || g->shard_subjects == 0 || g->shard_subjects > many ||
+        g->shard_leases == 0 || g->shard_leases > many || g->meter_capacity == 0 ||
+        g->meter_capacity > QL_METERS_MAX || g->body_end > engine->region.size)
         return qli_error(error, QL_E_CORRUPT, 0, "the region's geometry makes no sense");
     memcpy(engine->hash_key, header->hash_key, sizeof engine->hash_key);
     memcpy(&engine->epoch, header->uuid, sizeof engine->epoch);
