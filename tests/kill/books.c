@@ -1,12 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "books.h"
 
-#include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <sqlite3.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "region/lockfile.h"
@@ -217,15 +214,4 @@ int kt_flusher_of(const pid_t *pids, int count)
         }
     }
     return -1;
-}
-
-void kt_stop(pid_t pid)
-{
-    int status;
-    KT_CHECK(kill(pid, SIGSTOP) == 0, "kill: %s", strerror(errno));
-    pid_t waited;
-    do
-        waited = waitpid(pid, &status, WUNTRACED);
-    while (waited < 0 && errno == EINTR);
-    KT_CHECK(waited == pid && WIFSTOPPED(status), "it ended: %#x", (unsigned)status);
 }

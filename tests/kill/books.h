@@ -39,7 +39,4 @@ void kt_ledger_expect_equal(const char *directory, struct ql *ql, const char *wh
  * stopped. */
 int kt_flusher_of(const pid_t *pids, int count);
 
-/* Stops a child and waits until it is. */
-void kt_stop(pid_t pid);
-
 #endif

@@ -12,7 +12,6 @@
  */
 #include <errno.h>
 #include <getopt.h>
-#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -171,29 +170,22 @@ static bool somebody_flushes(const struct supervisor *s)
     return qli_lockfile_locked(s->view.region.lock_fd, QLI_BYTE_FLUSHER, 1);
 }
 
-static void pause_shortly(uint64_t turns)
-{
-    for (volatile uint64_t i = 0; i < turns; i++)
-        continue;
-}
-
 /* One kill in eight falls anywhere, also into opening. */
 static void aim(struct supervisor *s)
 {
     uint64_t dice = kt_random(&s->random);
     if (dice % 8 == 0) {
-        pause_shortly(dice >> 8 & 0xffff);
+        kt_spin(dice >> 8 & 0xffff);
         return;
     }
     for (int i = 0; i < PENDING_LOOKS && !somebody_flushes(s); i++)
         continue;
-    pause_shortly(dice >> 8 & 0xfff);
+    kt_spin(dice >> 8 & 0xfff);
 }
 
 static void bury(struct supervisor *s, int number)
 {
-    KT_CHECK(kill(s->pids[number], SIGKILL) == 0, "kill: %s", strerror(errno));
-    int status = kt_wait(s->pids[number]);
+    int status = kt_kill(s->pids[number]);
     KT_CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL, "worker %d ended alone (%#x): %s",
              number, (unsigned)status, kt_page->workers[number].error);
     s->kills++;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "harness.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <string.h>
@@ -46,18 +46,25 @@ void kt_directory_make(char path[KT_PATH], const char *base)
     KT_CHECK(mkdtemp(path) != NULL, "%s: %s", path, strerror(errno));
 }
 
+static int remove_entry(const char *path, const struct stat *info, int type, struct FTW *position)
+{
+    (void)info;
+    (void)type;
+    (void)position;
+    remove(path); /* what is gone already was not to stay */
+    return 0;
+}
+
 void kt_directory_remove(const char *path)
 {
-    DIR *directory = opendir(path);
-    if (directory == NULL)
-        return;
-    struct dirent *entry;
-    while ((entry = readdir(directory)) != NULL) {
-        if (entry->d_name[0] != '.')
-            unlinkat(dirfd(directory), entry->d_name, 0);
-    }
-    closedir(directory);
-    rmdir(path);
+    nftw(path, remove_entry, 8, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
+}
+
+void kt_remove_file(const char *directory, const char *name)
+{
+    char path[KT_PATH + 32];
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    KT_CHECK(unlink(path) == 0, "unlink %s: %s", path, strerror(errno));
 }
 
 static int64_t read_clock(void *context)
@@ -113,6 +120,12 @@ int64_t kt_now_ns(void)
     return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
 }
 
+void kt_spin(uint64_t turns)
+{
+    for (volatile uint64_t i = 0; i < turns; i++)
+        continue;
+}
+
 pid_t kt_fork(void)
 {
     fflush(NULL);
@@ -127,15 +140,20 @@ pid_t kt_fork(void)
     return 0;
 }
 
-int kt_wait(pid_t pid)
+static int wait_with(pid_t pid, int options)
 {
     int status;
     pid_t waited;
     do
-        waited = waitpid(pid, &status, 0);
+        waited = waitpid(pid, &status, options);
     while (waited < 0 && errno == EINTR);
     KT_CHECK(waited == pid, "waitpid: %s", strerror(errno));
     return status;
+}
+
+int kt_wait(pid_t pid)
+{
+    return wait_with(pid, 0);
 }
 
 void kt_wait_success(pid_t pid)
@@ -143,6 +161,24 @@ void kt_wait_success(pid_t pid)
     int status = kt_wait(pid);
     KT_CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0, "a child ended with status %#x",
              (unsigned)status);
+}
+
+int kt_kill(pid_t pid)
+{
+    KT_CHECK(kill(pid, SIGKILL) == 0, "kill: %s", strerror(errno));
+    return kt_wait(pid);
+}
+
+void kt_await_stop(pid_t pid)
+{
+    int status = wait_with(pid, WUNTRACED);
+    KT_CHECK(WIFSTOPPED(status), "it ended: %#x", (unsigned)status);
+}
+
+void kt_stop(pid_t pid)
+{
+    KT_CHECK(kill(pid, SIGSTOP) == 0, "kill: %s", strerror(errno));
+    kt_await_stop(pid);
 }
 
 static int open_file(const char *directory, const char *name)
@@ -180,6 +216,13 @@ void kt_view_close(struct kt_view *view)
     munmap(view->region.base, view->region.size);
     close(view->region.lock_fd);
     close(view->region.region_fd);
+}
+
+struct qli_engine kt_view_engine(const struct kt_view *view)
+{
+    struct qli_engine engine = {.region = view->region};
+    KT_CHECK(qli_engine_bind(&engine, NULL) == QL_OK, "the geometry is damaged");
+    return engine;
 }
 
 unsigned kt_view_dead_words(struct kt_view *view)

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <sys/types.h>
 
+#include "engine/engine.h"
 #include "quotalite.h"
 #include "region/format.h"
 #include "region/guard.h"
@@ -39,6 +40,8 @@ void *kt_shared(size_t size);
 void kt_directory_make(char path[KT_PATH], const char *base);
 void kt_directory_remove(const char *path);
 
+void kt_remove_file(const char *directory, const char *name);
+
 /* Options of a small store on the clock at *clock_ns: limits are slots (cap
  * slots), bytes and statements (never refuse). They stay the thread's until it
  * calls this again. */
@@ -49,6 +52,9 @@ struct ql *kt_open(const char *path, const struct ql_options *options);
 uint64_t kt_random(uint64_t *state);
 int64_t kt_now_ns(void);
 
+/* Passes a short time that the scheduler has no part in. */
+void kt_spin(uint64_t turns);
+
 /* fork() whose child dies with its parent. */
 pid_t kt_fork(void);
 
@@ -58,6 +64,13 @@ int kt_wait(pid_t pid);
 /* Waits for a child of ours that has to exit with 0. */
 void kt_wait_success(pid_t pid);
 
+/* Kills a child of ours; its status. */
+int kt_kill(pid_t pid);
+
+/* Waits until a child of ours is stopped; kt_stop stops it first. */
+void kt_await_stop(pid_t pid);
+void kt_stop(pid_t pid);
+
 /* The region file as seen from outside. */
 struct kt_view {
     struct qli_region region; /* base, holders, guards; no descriptors of a holder */
@@ -65,6 +78,9 @@ struct kt_view {
 
 struct kt_view kt_view_open(const char *path);
 void kt_view_close(struct kt_view *view);
+
+/* The engine's records in the view's mapping; it takes no locks. */
+struct qli_engine kt_view_engine(const struct kt_view *view);
 
 /* Guards whose word names a holder whose byte nobody has. */
 unsigned kt_view_dead_words(struct kt_view *view);

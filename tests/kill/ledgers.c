@@ -6,10 +6,8 @@
  */
 #include "ledgers.h"
 
-#include <errno.h>
 #include <sqlite3.h>
 #include <string.h>
-#include <sys/wait.h>
 
 static const struct kt_case cases[] = {
     {"killed", kt_ledger_killed},
@@ -79,13 +77,6 @@ void kt_before_statement(struct ql *ql, const char *text, void (*stop)(struct ql
     pending = (struct pending_stop){ql, text, stop};
     KT_CHECK(db != NULL, "the store has no connection");
     KT_CHECK(sqlite3_trace_v2(db, SQLITE_TRACE_STMT, at_statement, &pending) == SQLITE_OK, "trace");
-}
-
-void kt_await_stop(pid_t pid)
-{
-    int status;
-    KT_CHECK(waitpid(pid, &status, WUNTRACED) == pid && WIFSTOPPED(status), "it ended: %#x",
-             (unsigned)status);
 }
 
 int main(int argc, char **argv)

@@ -23,9 +23,6 @@ int64_t kt_alice_in_ledger(void);
  * the store has; once. */
 void kt_before_statement(struct ql *ql, const char *text, void (*stop)(struct ql *ql));
 
-/* Waits until a child has stopped itself. */
-void kt_await_stop(pid_t pid);
-
 /* ledgers_stopped.c: a flusher that is stopped, or killed. */
 int kt_ledger_killed(void);
 int kt_ledger_stopped_async(void);

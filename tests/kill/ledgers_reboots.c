@@ -24,19 +24,6 @@ struct worker {
 
 static struct worker *workers;
 
-static struct qli_engine look_inside(void)
-{
-    struct qli_engine engine = {.region = kt_view_open(kt_directory).region};
-    KT_CHECK(qli_engine_bind(&engine, NULL) == QL_OK, "the geometry is damaged");
-    return engine;
-}
-
-static void stop_looking(const struct qli_engine *engine)
-{
-    struct kt_view view = {.region = engine->region};
-    kt_view_close(&view);
-}
-
 static void name_of(int number, char name[32])
 {
     snprintf(name, 32, "worker-%d", number);
@@ -71,9 +58,9 @@ static int64_t largest(const struct worker *worker, uint64_t flushes)
 /* What of each worker's charges has to be there after the cut. */
 static uint64_t expect_of(enum ql_durability durability, int64_t least[WORKERS])
 {
-    struct qli_engine engine = look_inside();
-    uint64_t flushes = engine.ledger->done;
-    stop_looking(&engine);
+    struct kt_view view = kt_view_open(kt_directory);
+    uint64_t flushes = kt_view_engine(&view).ledger->done;
+    kt_view_close(&view);
     for (int w = 0; w < WORKERS; w++)
         least[w] =
             durability == QL_DURABILITY_SYNC ? workers[w].done : largest(&workers[w], flushes);
@@ -90,8 +77,7 @@ static void cut(enum ql_durability durability, uint64_t spin)
         if (pids[w] == 0)
             work(durability, w);
     }
-    for (volatile uint64_t i = 0; i < spin; i++)
-        continue;
+    kt_spin(spin);
     for (int w = 0; w < WORKERS; w++)
         kill(pids[w], SIGKILL);
     for (int w = 0; w < WORKERS; w++)

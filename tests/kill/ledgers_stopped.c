@@ -39,7 +39,7 @@ static pid_t start_stopped(enum ql_durability durability, const char *text)
 static void kill_at(enum ql_durability durability, struct ql *ql, const char *text, int64_t charged)
 {
     pid_t victim = start_stopped(durability, text);
-    kt_end_process(victim);
+    kt_kill(victim);
     kt_ledger_expect_equal(kt_directory, ql, text);
     KT_CHECK(kt_alice_in_ledger() == charged && kt_total(ql) == charged,
              "%s: the ledger has %lld, the region %lld, charged were %lld", text,

@@ -65,13 +65,13 @@ int kt_process_fork_parent_killed(void)
     kt_await(&kt_flags[CHILD], 1);
     kt_await(&kt_flags[SILENT], 1);
     KT_CHECK(kt_held(ql) == 2, "%lld leases", (long long)kt_held(ql));
-    kt_end_process(parent);
+    kt_kill(parent);
     kt_await_held(ql, 0);
     kt_flags[GO] = 1;
     kt_await(&kt_flags[DONE], 1);
-    kt_end_process((pid_t)kt_flags[SILENT]);
+    kt_kill((pid_t)kt_flags[SILENT]);
     KT_CHECK(kt_total(ql) == 2, "counted %lld", (long long)kt_total(ql));
-    kt_end_process((pid_t)kt_flags[CHILD]);
+    kt_kill((pid_t)kt_flags[CHILD]);
     kt_verify(ql);
     ql_close(ql);
     return 0;
@@ -125,7 +125,7 @@ int kt_process_fork_threaded(void)
         if (parent == 0)
             fork_for_ever(ql);
         kt_await(&kt_flags[DONE], 10 * i);
-        kt_end_process(parent);
+        kt_kill(parent);
         while (wait(&status) > 0)
             KT_CHECK(status == 0, "a forked child ended with %#x", (unsigned)status);
         kt_await_held(ql, 0);
@@ -163,7 +163,7 @@ int kt_process_exec(void)
     kt_flags[GO] = 1;
     kt_await_held(ql, 0);
     KT_CHECK(kill(pid, 0) == 0 && waitpid(pid, NULL, WNOHANG) == 0, "the program ended");
-    kt_end_process(pid);
+    kt_kill(pid);
     kt_verify(ql);
     ql_close(ql);
     return 0;
@@ -206,12 +206,12 @@ int kt_process_raw_clone(void)
         if (parent == 0)
             clone_and_wait(ql, (enum clone_ends)end);
         kt_await(&kt_flags[CHILD], 1);
-        kt_end_process(parent);
+        kt_kill(parent);
         KT_CHECK(kt_held(ql) == 2, "%lld leases", (long long)kt_held(ql));
         kt_flags[GO] = 1;
         kt_await_held(ql, 0);
         kt_await(&kt_flags[DONE], end != CLONE_EXECUTES);
-        kt_end_process((pid_t)kt_flags[CHILD]);
+        kt_kill((pid_t)kt_flags[CHILD]);
     }
     KT_CHECK(kt_total(ql) == 1, "counted %lld", (long long)kt_total(ql));
     kt_verify(ql);
@@ -322,7 +322,7 @@ int kt_process_descriptors_reopened(void)
         kt_await(&kt_flags[DONE], 1);
         struct ql *ql = kt_open_store();
         kt_await_held(ql, 1);
-        kt_end_process(pid);
+        kt_kill(pid);
         kt_await_held(ql, 0);
         kt_verify(ql);
         ql_close(ql);

@@ -2,8 +2,6 @@
  *
  * Holders that die, whose slot is used again, or that find no room.
  */
-#include <sched.h>
-#include <signal.h>
 #include <unistd.h>
 
 #include "engine/operation.h"
@@ -41,7 +39,7 @@ int kt_process_four_holders(void)
         }
         kt_wait_success(fifth);
         for (int r = 0; r < 3; r++)
-            kt_end_process(pids[r]);
+            kt_kill(pids[r]);
     }
     kt_await_held(ql, 0);
     kt_verify(ql);
@@ -68,7 +66,7 @@ int kt_process_late_reaper(void)
         if (i == 1)
             break;
         generation = view.region.holders[slots[0]].generation;
-        kt_end_process(pids[0]);
+        kt_kill(pids[0]);
     }
     KT_CHECK(slots[0] == slots[1], "the slot was not used again");
     KT_CHECK(kt_leases_counted(ql) == 1, "the former owner's lease was not reaped first");
@@ -76,7 +74,7 @@ int kt_process_late_reaper(void)
     struct qli_call call = {.engine = engine, .self = qli_holder_self(&engine->region)};
     kt_expect(qli_operation_reap(&call, slots[0], generation, NULL), QL_OK, "reap");
     KT_CHECK(kt_held(ql) == 1, "the new owner's lease was reaped");
-    kt_end_process(pids[1]);
+    kt_kill(pids[1]);
     ql_close(ql);
     kt_view_close(&view);
     return 0;
@@ -96,7 +94,7 @@ int kt_process_dead_slot_free(void)
         kt_await(&kt_flags[0], 1);
         struct ql_lease lease;
         kt_expect(ql_acquire(ql, "alice", &lease, NULL), QL_REFUSED, "acquire over the cap");
-        kt_end_process(pid);
+        kt_kill(pid);
         int64_t start_ns = kt_now_ns();
         enum ql_status status;
         do

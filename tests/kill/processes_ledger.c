@@ -183,13 +183,6 @@ static void *charge_until_gone(void *argument)
     return NULL;
 }
 
-static void remove_region(void)
-{
-    char path[KT_PATH + 16];
-    snprintf(path, sizeof path, "%s/region", kt_directory);
-    KT_CHECK(unlink(path) == 0, "%s: %s", path, strerror(errno));
-}
-
 static void remove_under_threads(struct user users[USERS], bool has_thread)
 {
     pthread_t threads[USERS];
@@ -202,7 +195,7 @@ static void remove_under_threads(struct user users[USERS], bool has_thread)
     int64_t before = users[0].charged;
     while (users[0].charged < before + CHARGES_BEFORE)
         sched_yield();
-    remove_region();
+    kt_remove_file(kt_directory, "region");
     for (int u = 0; u < USERS; u++)
         pthread_join(threads[u], NULL);
     ql_close(ql);

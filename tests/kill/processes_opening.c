@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -83,9 +82,8 @@ static int race_with_death(uint64_t spin)
 {
     pid_t pids[RACERS];
     begin_race(pids, open_and_stay);
-    for (volatile uint64_t i = 0; i < spin; i++)
-        continue;
-    kt_end_process(pids[0]);
+    kt_spin(spin);
+    kt_kill(pids[0]);
     kt_await(&kt_flags[THERE], RACERS - 1);
     for (int r = 1; r < RACERS; r++) {
         int64_t deadline_ns = kt_now_ns() + kt_deadline_ns;
@@ -196,7 +194,7 @@ int kt_process_last_close(void)
     kt_flags[COMPARE] = 1;
     kt_await(&kt_flags[THERE], 2);
     KT_CHECK(kt_leases_counted(ql) == 0, "%lld leases", (long long)kt_leases_counted(ql));
-    kt_end_process(pid);
+    kt_kill(pid);
     ql_close(ql);
     return 0;
 }
@@ -239,16 +237,9 @@ static void remove_directory(void)
     kt_directory_remove(kt_directory);
 }
 
-static void remove_file(const char *name)
-{
-    char path[KT_PATH + 8];
-    snprintf(path, sizeof path, "%s/%s", kt_directory, name);
-    KT_CHECK(unlink(path) == 0, "unlink %s: %s", path, strerror(errno));
-}
-
 static void remove_region(void)
 {
-    remove_file("region");
+    kt_remove_file(kt_directory, "region");
 }
 
 int kt_process_removed(void)
@@ -265,7 +256,7 @@ int kt_process_removed_lock(void)
     pid_t pids[RACERS];
     begin_race(pids, wait_until_gone);
     kt_await(&kt_flags[THERE], RACERS);
-    remove_file("lock");
+    kt_remove_file(kt_directory, "lock");
     struct ql *ql = kt_open_store();
     KT_CHECK(kt_total(ql) == 0, "the new store is not new");
     for (int r = 0; r < RACERS; r++)
@@ -437,7 +428,7 @@ int kt_process_containers(void)
             _exit(start_container(c));
     }
     kt_await(&kt_flags[COMPARE], CONTAINERS);
-    kt_end_process(outer[0]);
+    kt_kill(outer[0]);
     kt_flags[COMPARE]++;
     kt_wait_success(outer[1]);
     return 0;

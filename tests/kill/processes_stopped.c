@@ -20,13 +20,6 @@
 #define LONG_MS 20000
 #define SHORT_MS 50
 
-static void wait_for_stop(pid_t pid)
-{
-    int status;
-    KT_CHECK(waitpid(pid, &status, WUNTRACED) == pid && WIFSTOPPED(status), "it ended: %#x",
-             (unsigned)status);
-}
-
 /* ---- a lock holder that is stopped --------------------------------------- */
 
 static _Noreturn void charge_for_ever(void)
@@ -41,8 +34,7 @@ static uint64_t stop_in_lock(pid_t victim, const uint64_t *word)
 {
     int64_t deadline_ns = kt_now_ns() + 2 * kt_deadline_ns;
     for (;;) {
-        kill(victim, SIGSTOP);
-        wait_for_stop(victim);
+        kt_stop(victim);
         uint64_t seen = __atomic_load_n(word, __ATOMIC_ACQUIRE);
         if (seen != 0)
             return seen;
@@ -95,7 +87,7 @@ int kt_process_stopped_holder(void)
     check_busy(ql, word, stop_in_lock(victim, word));
     check_wake(victim, word);
     kt_expect(ql_charge(patient, "bob", "bytes", 1, NULL), QL_OK, "charge");
-    kt_end_process(victim);
+    kt_kill(victim);
     kt_verify(patient);
     KT_CHECK(kt_held(patient) == 0, "leases were left");
     ql_close(patient);
@@ -115,13 +107,13 @@ int kt_process_stopped_lease(void)
         raise(SIGSTOP);
         _exit(1);
     }
-    wait_for_stop(pid);
+    kt_await_stop(pid);
     for (int i = 1; i < KT_SLOTS; i++)
         kt_take(ql);
     for (int i = 0; i < 1000; i++)
         kt_expect(ql_acquire(ql, "alice", &lease, NULL), QL_REFUSED, "acquire");
     KT_CHECK(kt_held(ql) == KT_SLOTS, "%lld leases", (long long)kt_held(ql));
-    kt_end_process(pid);
+    kt_kill(pid);
     kt_await_held(ql, KT_SLOTS - 1);
     kt_verify(ql);
     ql_close(ql);
@@ -191,7 +183,7 @@ static void open_past_stopped(uint32_t holders, enum ql_status expected)
         pid_t dead = start_lease_holder(ql, "alice");
         kt_flags[1] = dead;
         kt_await(&kt_flags[2], 1);
-        kt_end_process(dead);
+        kt_kill(dead);
         kt_flags[3] = 1;
         kt_await(&kt_flags[4], 1);
         kt_await_held(ql, 0);
@@ -212,7 +204,7 @@ static void open_past_stopped(uint32_t holders, enum ql_status expected)
     kill(victim, SIGCONT);
     status = open_elsewhere(holders);
     KT_CHECK(status == QL_OK, "after it went on: %s", ql_status_name(status));
-    kt_end_process(victim);
+    kt_kill(victim);
     kt_flags[4] = 1;
     kt_wait_success(user);
     kt_view_close(&view);
@@ -261,13 +253,13 @@ int kt_process_other_shard(void)
         dead[i] = start_lease_holder(ql, subject);
     pid_t holder = hold_guard(ql, 1);
     for (int i = 0; i < DEAD; i++)
-        kt_end_process(dead[i]);
+        kt_kill(dead[i]);
     int64_t start_ns = kt_now_ns();
     KT_CHECK(ql_acquire(ql, subject, &lease, NULL) == QL_OK, "acquire");
     KT_CHECK(ql_usage(ql, subject, &usage) == QL_OK && usage.leases == 1, "usage");
     int64_t took_ms = (kt_now_ns() - start_ns) / 1000000;
     KT_CHECK(took_ms < LONG_MS, "it took %lld ms", (long long)took_ms);
-    kt_end_process(holder);
+    kt_kill(holder);
     kt_await_held(ql, 0);
     kt_verify(ql);
     ql_close(ql);
@@ -299,7 +291,7 @@ int kt_process_limits_lock(void)
     }
     kt_expect(ql_charge(hasty, "alice", "bytes", 1, NULL), QL_E_BUSY, "charge");
     KT_CHECK(kt_flags[1] == 0, "the hasty one waited as long as the patient one");
-    kt_end_process(holder);
+    kt_kill(holder);
     pthread_join(thread, NULL);
     KT_CHECK(kt_flags[1] == 1, "the patient one gave up");
     kt_await_held(hasty, 0);
@@ -391,13 +383,13 @@ int kt_process_host_told(void)
     expect_told(ql_flush(ql, NULL), "flush");
     expect_told(ql_flush_lag(ql, &lag_ms), "flush_lag");
     expect_told(ql_history(ql, "alice", NULL, 0, 1, visit_entry, NULL, NULL), "history");
-    kt_end_process(holder);
+    kt_kill(holder);
     KT_CHECK(ql_limits(ql, limits, &count) == QL_OK, "limits");
     KT_CHECK(ql_acquire(ql, "alice", &lease, NULL) == QL_OK, "acquire");
     kt_flags[0] = kt_flags[5] = kt_flags[6] = 0;
     holder = hold_guard(ql, 1);
     call_all(ql, lease);
-    kt_end_process(holder);
+    kt_kill(holder);
     KT_CHECK(ql_release(ql, lease) == QL_OK, "release");
     kt_await_held(ql, 0);
     kt_verify(ql);

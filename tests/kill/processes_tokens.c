@@ -66,7 +66,7 @@ static void kill_one_who_handed_over(struct ql *ql)
     if (pid == 0)
         hand_over_and_wait(ql);
     kt_await(&kt_flags[READY], 1);
-    kt_end_process(pid);
+    kt_kill(pid);
 }
 
 /* What every process does now and then. */
@@ -95,7 +95,7 @@ static void live_and_die(struct ql *ql)
     kt_expect(ql_acquire(ql, "alice", &lease, NULL), QL_REFUSED, "acquire over the cap");
     kt_expect(ql_release(ql, told_lease()), QL_E_NOT_OWNER, "release of a kept lease");
     kt_verify(ql);
-    kt_end_process((pid_t)kt_flags[WORKER]);
+    kt_kill((pid_t)kt_flags[WORKER]);
     expect_kept(ql, KT_SLOTS - 2);
     kt_expect(ql_release(ql, told_lease()), QL_LATE, "release of the dead process's lease");
     kt_verify(ql);
@@ -132,7 +132,7 @@ int kt_process_token_in_lock(void)
     kt_charge(ql, 1);
     expect_kept(ql, 1);
     kt_verify(ql);
-    kt_end_process((pid_t)kt_flags[WORKER]);
+    kt_kill((pid_t)kt_flags[WORKER]);
     expect_kept(ql, 0);
     ql_close(ql);
     return 0;
@@ -158,9 +158,9 @@ int kt_process_token_closed(void)
     }
     kt_await(&kt_flags[READY], 1);
     KT_CHECK(kt_leases_counted(ql) == 1, "%lld leases", (long long)kt_leases_counted(ql));
-    kt_end_process(pid);
+    kt_kill(pid);
     expect_kept(ql, 0);
-    kt_end_process((pid_t)kt_flags[WORKER]);
+    kt_kill((pid_t)kt_flags[WORKER]);
     kt_verify(ql);
     ql_close(ql);
     return 0;
@@ -187,7 +187,7 @@ int kt_process_token_slot(void)
     kill_one_who_handed_over(ql);
     kt_expect(usage_of_another(ql), QL_E_FULL, "usage of a third holder");
     expect_kept(ql, 2);
-    kt_end_process((pid_t)kt_flags[WORKER]);
+    kt_kill((pid_t)kt_flags[WORKER]);
     kt_expect(usage_of_another(ql), QL_OK, "usage of the next holder");
     expect_kept(ql, 0);
     kt_verify(ql);
@@ -198,15 +198,13 @@ int kt_process_token_slot(void)
 /* A store whose region was removed is in use as long as leases of it are kept. */
 int kt_process_token_removed(void)
 {
-    char path[KT_PATH + 16];
     struct ql *ql = kt_open_store();
     struct ql_options options = kt_options(kt_clock_ns, KT_SLOTS, 16);
     kill_one_who_handed_over(ql);
     ql_close(ql);
-    snprintf(path, sizeof path, "%s/region", kt_directory);
-    KT_CHECK(unlink(path) == 0, "unlink: %s", strerror(errno));
+    kt_remove_file(kt_directory, "region");
     kt_expect(ql_open(kt_directory, &options, &ql, NULL), QL_E_BUSY, "open");
-    kt_end_process((pid_t)kt_flags[WORKER]);
+    kt_kill((pid_t)kt_flags[WORKER]);
     ql = kt_open_store();
     expect_kept(ql, 0);
     ql_close(ql);
@@ -243,9 +241,9 @@ int kt_process_token_exec(void)
     expect_kept(ql, 2);
     kt_flags[GO] = 1;
     kt_await_held(ql, 1);
-    kt_end_process(pids[0]);
+    kt_kill(pids[0]);
     expect_kept(ql, 1);
-    kt_end_process(pids[1]);
+    kt_kill(pids[1]);
     expect_kept(ql, 0);
     kt_verify(ql);
     ql_close(ql);

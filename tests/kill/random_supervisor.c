@@ -141,8 +141,7 @@ static void compare(struct supervisor *s, int number, bool was_inside)
 static void bury(struct supervisor *s, int number)
 {
     struct kt_worker *worker = &kt_page->workers[number];
-    KT_CHECK(kill(s->pids[number], SIGKILL) == 0, "kill: %s", strerror(errno));
-    int status = kt_wait(s->pids[number]);
+    int status = kt_kill(s->pids[number]);
     unsigned dead_words = kt_view_dead_words(&s->view);
     KT_CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL, "worker %d ended alone (%#x): %s",
              number, (unsigned)status, worker->error);
@@ -155,12 +154,6 @@ static void bury(struct supervisor *s, int number)
     alarm(WATCHDOG_SECONDS);
 }
 
-static void pause_shortly(uint64_t turns)
-{
-    for (volatile uint64_t i = 0; i < turns; i++)
-        continue;
-}
-
 /* One kill in eight falls anywhere, also into attaching; the others wait for a
  * worker that is at work, and then for a call to begin. */
 static void aim(struct supervisor *s, int number)
@@ -168,7 +161,7 @@ static void aim(struct supervisor *s, int number)
     struct kt_worker *worker = &kt_page->workers[number];
     uint64_t dice = kt_random(&s->random);
     if (dice % 8 == 0) {
-        pause_shortly(dice >> 8 & 0xfffff);
+        kt_spin(dice >> 8 & 0xfffff);
         return;
     }
     int64_t wanted = 1 + (int64_t)(dice >> 8 & 0x3f);
@@ -176,7 +169,7 @@ static void aim(struct supervisor *s, int number)
         sched_yield();
     for (int i = 0; i < 100000 && worker->in_call == 0; i++)
         continue;
-    pause_shortly(dice >> 16 & 0x7f);
+    kt_spin(dice >> 16 & 0x7f);
 }
 
 static void begin_round(struct supervisor *s)

@@ -133,12 +133,6 @@ enum ql_status kt_wait_for_failure(struct ql *ql)
     return status;
 }
 
-void kt_end_process(pid_t pid)
-{
-    KT_CHECK(kill(pid, SIGKILL) == 0, "kill: %s", strerror(errno));
-    kt_wait(pid);
-}
-
 /* ---- inside -------------------------------------------------------------- */
 
 enum ql_status kt_enter(struct ql *ql, struct qli_section *section)

@@ -54,6 +54,4 @@ _Noreturn void kt_die_in_lock(struct ql *ql);
 /* Charges until a call fails; the failure. */
 enum ql_status kt_wait_for_failure(struct ql *ql);
 
-void kt_end_process(pid_t pid);
-
 #endif

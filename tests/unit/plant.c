@@ -1,12 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "plant.h"
 
-#include <string.h>
-
 struct plant plant_open(const struct kt_view *view)
 {
-    struct plant plant = {.engine = {.region = view->region}};
-    KT_CHECK(qli_engine_bind(&plant.engine, NULL) == QL_OK, "the region's geometry");
+    struct plant plant = {.engine = kt_view_engine(view)};
     const struct qli_geometry *g = &plant.engine.geometry;
     KT_CHECK(g->shard_count == 1, "%llu shards", (unsigned long long)g->shard_count);
     plant.section = (struct qli_section){

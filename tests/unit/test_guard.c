@@ -12,7 +12,6 @@
 #include <cmocka.h>
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -148,12 +147,6 @@ static pid_t start_inside(struct scene *s)
     return pid;
 }
 
-static void end_process(pid_t pid)
-{
-    KT_CHECK(kill(pid, SIGKILL) == 0, "kill");
-    kt_wait(pid);
-}
-
 static void a_live_owner_is_not_robbed(void **state)
 {
     struct scene *s = *state;
@@ -165,7 +158,7 @@ static void a_live_owner_is_not_robbed(void **state)
     assert_int_equal(qli_guard_enter(s->region, s->guard, s->self, 50), QL_E_BUSY);
     assert_int_equal(s->guard->word & ~QLI_WORD_WAITERS, word);
     assert_int_equal(*s->word, 1000);
-    end_process(owner);
+    kt_kill(owner);
 }
 
 static void charge(struct scene *s)
@@ -195,7 +188,7 @@ static void calls_that_do_not_wait_take_over_from_the_dead(void **state)
     static void (*const calls[])(struct scene *) = {charge, acquire, check, verify};
     struct scene *s = *state;
     for (size_t i = 0; i < sizeof calls / sizeof calls[0]; i++) {
-        end_process(start_inside(s));
+        kt_kill(start_inside(s));
         assert_int_equal(*s->word, 1000);
         calls[i](s);
         assert_int_equal(*s->word, 0);
@@ -206,7 +199,7 @@ static void calls_that_do_not_wait_take_over_from_the_dead(void **state)
 static void whoever_waits_takes_over_from_the_dead(void **state)
 {
     struct scene *s = *state;
-    end_process(start_inside(s));
+    kt_kill(start_inside(s));
     assert_int_equal(qli_guard_enter(s->region, s->guard, s->self, 60000), QL_OK);
     assert_int_equal(*s->word, 0);
     assert_int_equal(s->guard->undo_count, 0);

@@ -14,7 +14,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -69,12 +68,6 @@ static int64_t leases_of(struct ql *ql, const char *subject)
     enum ql_status status = ql_usage(ql, subject, &usage);
     KT_CHECK(status == QL_OK, "usage: %s", ql_status_name(status));
     return usage.leases;
-}
-
-static void end_process(pid_t pid)
-{
-    KT_CHECK(kill(pid, SIGKILL) == 0, "kill: %s", strerror(errno));
-    kt_wait(pid);
 }
 
 /* A process that holds all of alice's slots, and settles one when flags[1] says. */
@@ -253,9 +246,7 @@ static void the_call_that_finds_the_store_gone_does_not_go_on(void **state)
     (void)state;
     struct ql *ql = open_store(16, 20000);
     struct kt_view view = kt_view_open(directory);
-    char path[KT_PATH + 8];
-    snprintf(path, sizeof path, "%s/region", directory);
-    assert_int_equal(unlink(path), 0);
+    kt_remove_file(directory, "region");
     unsigned char *before = malloc(view.region.size);
     assert_non_null(before);
     memcpy(before, view.region.base, view.region.size);
@@ -318,7 +309,7 @@ static void a_late_detach_leaves_the_slots_new_owner_alone(void **state)
     kt_wait_success(former);
     assert_int_equal(view.region.holders[slot].attached, view.region.holders[slot].generation);
     assert_int_equal(leases_of(ql, "alice"), CAP);
-    end_process(alice);
+    kt_kill(alice);
     int64_t deadline_ns = kt_now_ns() + DEADLINE_SECONDS * INT64_C(1000000000);
     while (leases_of(ql, "alice") != 0)
         assert_true(kt_now_ns() < deadline_ns);
@@ -390,7 +381,7 @@ static void reaping_goes_on_past_a_lock_that_is_taken(void **state)
     guard->word = 0;
     assert_int_equal(count_in_shard(ql, shards, true), 0);
     assert_int_equal(ql_verify(ql, NULL, NULL), QL_OK);
-    end_process(alive);
+    kt_kill(alive);
     kt_view_close(&view);
     ql_close(ql);
 }
