@@ -17,6 +17,8 @@
 #include <unistd.h>
 
 #include "operations.h"
+#include "operations_store.h"
+#include "recovery.h"
 
 #define DUMP_SIZE 4096
 #define RECOVERY_SECONDS 60
@@ -123,7 +125,7 @@ static void step_repair(struct trial *t, const struct kt_state *state, enum outc
 
 static void prepare(const struct kt_operation *operation, const char *directory)
 {
-    kt_operations_reset_clock();
+    *kt_store.clock_ns = KT_START_NS;
     if (operation->prepare == NULL)
         return;
     pid_t pid = kt_fork();
@@ -191,7 +193,7 @@ static void try_operation(const struct kt_operation *operation)
     struct trial t = {.operation = operation};
     char directory[KT_PATH];
     int64_t start_ns = kt_now_ns();
-    kt_operations_choose(operation);
+    kt_store.durability = operation->durability != 0 ? operation->durability : QL_DURABILITY_NONE;
     kt_directory_make(directory, NULL);
     prepare(operation, directory);
     struct kt_states states = kt_states_record(directory, &operation->script);
@@ -245,7 +247,7 @@ int main(int argc, char **argv)
     quick = argc > 1 && strcmp(argv[1], "--quick") == 0;
     argc -= quick;
     argv += quick;
-    kt_operations_begin();
+    kt_store.clock_ns = kt_shared(sizeof *kt_store.clock_ns);
     int tried = 0;
     for (size_t i = 0; i < kt_operation_count; i++) {
         if (!wanted(argc, argv, kt_operations[i].name))
