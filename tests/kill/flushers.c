@@ -10,20 +10,18 @@
  * has the FLUSHER byte. A round ends with all of them dead; the next one has new
  * subjects and another day, and the day changes in the middle of it too.
  */
-#include <errno.h>
 #include <getopt.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "flushers.h"
 #include "region/lockfile.h"
+#include "supervising.h"
 
 #define ROUND_KILLS 50
-#define WATCHDOG_SECONDS 120
 #define PENDING_LOOKS 200000 /* at the FLUSHER byte, before a kill falls anywhere */
 #define PATIENCE_US 300000
 
@@ -35,7 +33,6 @@ struct supervisor {
     struct kt_view view;
     pid_t pids[KT_WORKERS];
     uint64_t random;
-    char program[KT_PATH];
     int kills;
     int inside;
     int64_t charges;
@@ -43,28 +40,7 @@ struct supervisor {
     int looks; /* at what was acknowledged */
 };
 
-static void watchdog(int signal_number)
-{
-    (void)signal_number;
-    static const char text[] = "FAIL: no progress: a deadlock, or a machine that stands still\n";
-    if (write(STDERR_FILENO, text, sizeof text - 1) < 0)
-        _exit(2);
-    _exit(1);
-}
-
 /* ---- workers ------------------------------------------------------------- */
-
-static _Noreturn void execute_worker(const struct supervisor *s, int number, uint64_t seed)
-{
-    char arguments[4][32];
-    snprintf(arguments[0], 32, "%d", number);
-    snprintf(arguments[1], 32, "%llu", (unsigned long long)seed);
-    snprintf(arguments[2], 32, "%d", kt_flushers.page_fd);
-    snprintf(arguments[3], 32, "%d", (int)kt_flushers.durability);
-    execl(s->program, s->program, "--worker", arguments[0], arguments[1], arguments[2],
-          arguments[3], kt_flushers.store, (char *)NULL);
-    _exit(5);
-}
 
 /* Every other worker inherits the open store, the others open it anew. */
 static void spawn(struct supervisor *s, int number)
@@ -75,7 +51,13 @@ static void spawn(struct supervisor *s, int number)
         return;
     if (seed & 1)
         kt_flushers_work(number, seed);
-    execute_worker(s, number, seed);
+    kt_order_execute(&(struct kt_order){
+        .number = number,
+        .seed = seed,
+        .page_fd = kt_flushers.page_fd,
+        .setting = (int)kt_flushers.durability,
+        .store = kt_flushers.store,
+    });
 }
 
 /* ---- comparing ----------------------------------------------------------- */
@@ -185,9 +167,7 @@ static void aim(struct supervisor *s)
 
 static void bury(struct supervisor *s, int number)
 {
-    int status = kt_kill(s->pids[number]);
-    KT_CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL, "worker %d ended alone (%#x): %s",
-             number, (unsigned)status, kt_page->workers[number].error);
+    kt_bury(s->pids[number], number, kt_page->workers[number].error);
     s->kills++;
 }
 
@@ -232,7 +212,7 @@ static void run_round(struct supervisor *s, int kills)
             __atomic_fetch_add(&kt_page->clock_ns, KT_DAY_NS, __ATOMIC_RELAXED);
         aim(s);
         spawn(s, kill_one(s));
-        alarm(WATCHDOG_SECONDS);
+        kt_watch();
     }
     for (int w = 0; w < KT_WORKERS; w++) {
         bury(s, w);
@@ -264,10 +244,7 @@ static int supervise(void)
 {
     static struct supervisor s;
     s.random = kt_flushers.seed;
-    ssize_t length = readlink("/proc/self/exe", s.program, sizeof s.program - 1);
-    KT_CHECK(length > 0, "readlink: %s", strerror(errno));
-    signal(SIGALRM, watchdog);
-    alarm(WATCHDOG_SECONDS);
+    kt_watch();
     struct ql_options options =
         kt_ledger_options(&kt_page->clock_ns, kt_flushers.durability, 20000);
     s.ql = kt_open(kt_flushers.store, &options);
@@ -285,19 +262,12 @@ static int supervise(void)
 
 /* ---- the program --------------------------------------------------------- */
 
-static void map_page(int fd)
+static _Noreturn void be_worker(const struct kt_order *order)
 {
-    kt_flushers.page_fd = fd;
-    kt_page = mmap(NULL, sizeof *kt_page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    KT_CHECK(kt_page != MAP_FAILED, "mmap: %s", strerror(errno));
-}
-
-static void be_worker(char **argv)
-{
-    map_page(atoi(argv[4]));
-    kt_flushers.durability = (enum ql_durability)atoi(argv[5]);
-    snprintf(kt_flushers.store, sizeof kt_flushers.store, "%s", argv[6]);
-    kt_flushers_work(atoi(argv[2]), strtoull(argv[3], NULL, 10));
+    kt_page = kt_page_map(order->page_fd, sizeof *kt_page);
+    kt_flushers.durability = (enum ql_durability)order->setting;
+    snprintf(kt_flushers.store, sizeof kt_flushers.store, "%s", order->store);
+    kt_flushers_work(order->number, order->seed);
 }
 
 static const char *parse(int argc, char **argv)
@@ -328,14 +298,13 @@ static const char *parse(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    if (argc == 7 && strcmp(argv[1], "--worker") == 0)
-        be_worker(argv);
+    struct kt_order order;
+    if (kt_order_read(argc, argv, &order))
+        be_worker(&order);
     const char *base = parse(argc, argv);
     printf("seed %llu, %d workers, %s\n", (unsigned long long)kt_flushers.seed, KT_WORKERS,
            kt_flushers.durability == QL_DURABILITY_SYNC ? "sync" : "async");
-    int fd = memfd_create("page", 0);
-    KT_CHECK(fd >= 0 && ftruncate(fd, sizeof(struct kt_page)) == 0, "memfd: %s", strerror(errno));
-    map_page(fd);
+    kt_page = kt_page_make(sizeof *kt_page, &kt_flushers.page_fd);
     kt_page->clock_ns = KT_START_NS;
     kt_directory_make(kt_flushers.store, base);
     int result = supervise();

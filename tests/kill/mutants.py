@@ -22,8 +22,14 @@ FLAGS = ["-std=gnu11", "-O1", "-D_GNU_SOURCE", "-pthread", "-MMD"]
 LIBRARY_FOLDERS = ["api", "base", "engine", "ledger", "region", "rules"]
 LIBRARIES = ["-lsqlite3", "-lm"]
 PROGRAMS = {
-    "random_kills": ["random_kills.c", "random_supervisor.c", "random_worker.c", "harness.c"],
-    "flushers": ["flushers.c", "flushers_worker.c", "books.c", "harness.c"],
+    "random_kills": [
+        "random_kills.c",
+        "random_supervisor.c",
+        "random_worker.c",
+        "supervising.c",
+        "harness.c",
+    ],
+    "flushers": ["flushers.c", "flushers_worker.c", "supervising.c", "books.c", "harness.c"],
     "ledgers": [
         "ledgers.c",
         "ledgers_clocks.c",

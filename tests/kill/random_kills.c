@@ -10,30 +10,22 @@
  * each worker does. Where in that the machine's scheduler has got the worker by
  * then differs from run to run.
  */
-#include <errno.h>
 #include <getopt.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "random_kills.h"
+#include "supervising.h"
 
 struct kt_kills kt_kills = {.kills = 10000, .workers = 3, .seed = 1};
 struct kt_page *kt_page;
 
-static void map_page(int fd)
+static _Noreturn void be_worker(const struct kt_order *order)
 {
-    kt_kills.page_fd = fd;
-    kt_page = mmap(NULL, sizeof *kt_page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    KT_CHECK(kt_page != MAP_FAILED, "mmap: %s", strerror(errno));
-}
-
-static void be_worker(char **argv)
-{
-    map_page(atoi(argv[4]));
-    kt_kills.workers = atoi(argv[5]);
-    snprintf(kt_kills.store, sizeof kt_kills.store, "%s", argv[6]);
-    kt_kills_work(atoi(argv[2]), NULL, strtoull(argv[3], NULL, 10));
+    kt_page = kt_page_map(order->page_fd, sizeof *kt_page);
+    kt_kills.workers = order->setting;
+    snprintf(kt_kills.store, sizeof kt_kills.store, "%s", order->store);
+    kt_kills_work(order->number, NULL, order->seed);
 }
 
 static const char *parse(int argc, char **argv)
@@ -66,8 +58,9 @@ static const char *parse(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    if (argc == 7 && strcmp(argv[1], "--worker") == 0)
-        be_worker(argv);
+    struct kt_order order;
+    if (kt_order_read(argc, argv, &order))
+        be_worker(&order);
     const char *base = parse(argc, argv);
     printf("seed %llu, %d workers%s\n", (unsigned long long)kt_kills.seed, kt_kills.workers,
            kt_kills.pid_namespaces ? ", each pid 1 of its own namespace" : "");
@@ -75,9 +68,7 @@ int main(int argc, char **argv)
         printf("SKIP: pid namespaces need root\n");
         return KT_SKIP;
     }
-    int fd = memfd_create("page", 0);
-    KT_CHECK(fd >= 0 && ftruncate(fd, sizeof(struct kt_page)) == 0, "memfd: %s", strerror(errno));
-    map_page(fd);
+    kt_page = kt_page_make(sizeof *kt_page, &kt_kills.page_fd);
     kt_page->clock_ns = KT_START_NS;
     kt_directory_make(kt_kills.store, base);
     int result = kt_kills_supervise();

@@ -10,7 +10,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -18,9 +17,9 @@
 #include <unistd.h>
 
 #include "random_kills.h"
+#include "supervising.h"
 
 #define ROUND_KILLS 500
-#define WATCHDOG_SECONDS 120
 
 struct counts {
     int kills;
@@ -39,36 +38,14 @@ struct supervisor {
     int lease_count;
     uint64_t random;
     struct counts counts;
-    char program[KT_PATH];
     int self_namespace;
 };
-
-static void watchdog(int signal_number)
-{
-    (void)signal_number;
-    static const char text[] = "FAIL: no progress: a deadlock, or a machine that stands still\n";
-    if (write(STDERR_FILENO, text, sizeof text - 1) < 0)
-        _exit(2);
-    _exit(1);
-}
 
 /* Each worker in a pid namespace of its own, where it is pid 1. */
 static void enter_new_namespace(const struct supervisor *s)
 {
     KT_CHECK(setns(s->self_namespace, CLONE_NEWPID) == 0, "setns: %s", strerror(errno));
     KT_CHECK(unshare(CLONE_NEWPID) == 0, "unshare: %s", strerror(errno));
-}
-
-static void execute_worker(const struct supervisor *s, int number, uint64_t seed)
-{
-    char arguments[6][32];
-    snprintf(arguments[0], 32, "%d", number);
-    snprintf(arguments[1], 32, "%llu", (unsigned long long)seed);
-    snprintf(arguments[2], 32, "%d", kt_kills.page_fd);
-    snprintf(arguments[3], 32, "%d", kt_kills.workers);
-    execl(s->program, s->program, "--worker", arguments[0], arguments[1], arguments[2],
-          arguments[3], kt_kills.store, (char *)NULL);
-    _exit(5);
 }
 
 /* Every other worker inherits the handle, the others open the store anew. */
@@ -86,7 +63,13 @@ static void spawn(struct supervisor *s, int number)
         _exit(6);
     if (seed & 1)
         kt_kills_work(number, s->ql, seed);
-    execute_worker(s, number, seed);
+    kt_order_execute(&(struct kt_order){
+        .number = number,
+        .seed = seed,
+        .page_fd = kt_kills.page_fd,
+        .setting = kt_kills.workers,
+        .store = kt_kills.store,
+    });
 }
 
 /* How many charges of this worker the subject holds, which is the sequence
@@ -141,17 +124,15 @@ static void compare(struct supervisor *s, int number, bool was_inside)
 static void bury(struct supervisor *s, int number)
 {
     struct kt_worker *worker = &kt_page->workers[number];
-    int status = kt_kill(s->pids[number]);
+    kt_bury(s->pids[number], number, worker->error);
     unsigned dead_words = kt_view_dead_words(&s->view);
-    KT_CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL, "worker %d ended alone (%#x): %s",
-             number, (unsigned)status, worker->error);
     bool was_inside = worker->in_call != 0;
     s->counts.kills++;
     s->counts.inside_call += was_inside;
     s->counts.inside_lock += dead_words > 0;
     s->counts.calls += worker->calls;
     compare(s, number, was_inside);
-    alarm(WATCHDOG_SECONDS);
+    kt_watch();
 }
 
 /* One kill in eight falls anywhere, also into attaching; the others wait for a
@@ -262,10 +243,7 @@ int kt_kills_supervise(void)
     s.random = kt_kills.seed;
     s.self_namespace = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
     KT_CHECK(s.self_namespace >= 0, "/proc/self/ns/pid: %s", strerror(errno));
-    ssize_t length = readlink("/proc/self/exe", s.program, sizeof s.program - 1);
-    KT_CHECK(length > 0, "readlink: %s", strerror(errno));
-    signal(SIGALRM, watchdog);
-    alarm(WATCHDOG_SECONDS);
+    kt_watch();
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     s.ql = kt_kills_open();
     s.view = kt_view_open(kt_kills.store);
