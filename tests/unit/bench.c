@@ -5,24 +5,35 @@
 
 #define ONE_DAY_MS INT64_C(86400000)
 
-void bench_make(struct bench *bench)
+struct bench bench;
+
+int bench_set_up(void **state)
 {
-    if (bench->clock_ns == NULL)
-        bench->clock_ns = kt_shared(sizeof *bench->clock_ns);
-    *bench->clock_ns = KT_START_NS;
-    kt_directory_make(bench->base, NULL);
-    snprintf(bench->store, sizeof bench->store, "%s/store", bench->base);
+    (void)state;
+    if (bench.clock_ns == NULL)
+        bench.clock_ns = kt_shared(sizeof *bench.clock_ns);
+    *bench.clock_ns = KT_START_NS;
+    kt_directory_make(bench.base, NULL);
+    snprintf(bench.store, sizeof bench.store, "%s/store", bench.base);
+    return 0;
 }
 
-void bench_remove(const struct bench *bench)
+int bench_tear_down(void **state)
 {
-    kt_directory_remove(bench->store);
-    kt_directory_remove(bench->base);
+    (void)state;
+    kt_directory_remove(bench.base);
+    return 0;
 }
 
-struct ql_options bench_options(const struct bench *bench, uint32_t room)
+void bench_renew(void)
 {
-    struct ql_options options = kt_options(bench->clock_ns, 2, room);
+    bench_tear_down(NULL);
+    bench_set_up(NULL);
+}
+
+struct ql_options bench_options(uint32_t room)
+{
+    struct ql_options options = kt_options(bench.clock_ns, 2, room);
     options.max_holders = 8;
     options.durability = QL_DURABILITY_ASYNC;
     options.flush_interval_ms = ONE_DAY_MS;
@@ -30,26 +41,38 @@ struct ql_options bench_options(const struct bench *bench, uint32_t room)
     return options;
 }
 
-static sqlite3 *connect_ledger(const struct bench *bench)
+struct ql *bench_open(void)
+{
+    struct ql_options options = bench_options(BENCH_ROOM);
+    return kt_open(bench.store, &options);
+}
+
+void bench_charge(struct ql *ql, const char *subject, const char *meter, int64_t amount)
+{
+    enum ql_status status = ql_charge(ql, subject, meter, amount, NULL);
+    KT_CHECK(status == QL_OK, "%s, %s: %s", subject, meter, ql_status_name(status));
+}
+
+static sqlite3 *connect_ledger(void)
 {
     char path[KT_PATH + 32];
     sqlite3 *db;
-    snprintf(path, sizeof path, "%s/ledger.db", bench->store);
+    snprintf(path, sizeof path, "%s/ledger.db", bench.store);
     KT_CHECK(sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE, NULL) == SQLITE_OK, "%s", path);
     sqlite3_busy_timeout(db, 5000);
     return db;
 }
 
-void bench_sql(const struct bench *bench, const char *sql)
+void bench_sql(const char *sql)
 {
-    sqlite3 *db = connect_ledger(bench);
+    sqlite3 *db = connect_ledger();
     KT_CHECK(sqlite3_exec(db, sql, NULL, NULL, NULL) == SQLITE_OK, "%s", sqlite3_errmsg(db));
     sqlite3_close(db);
 }
 
-int64_t bench_number(const struct bench *bench, const char *sql)
+int64_t bench_number(const char *sql)
 {
-    sqlite3 *db = connect_ledger(bench);
+    sqlite3 *db = connect_ledger();
     sqlite3_stmt *statement;
     KT_CHECK(sqlite3_prepare_v2(db, sql, -1, &statement, NULL) == SQLITE_OK, "%s",
              sqlite3_errmsg(db));

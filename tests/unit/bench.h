@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A store with a ledger, a clock that the test sets, and SQL on the ledger from
- * outside. It has no thread: what is flushed is flushed by the calls.
+ * Where a case tries a store with a ledger: the place for the store, a clock that the
+ * case sets, and SQL on the ledger from outside. The store has no thread: what is
+ * flushed is flushed by the calls.
  */
 #ifndef TESTS_UNIT_BENCH_H
 #define TESTS_UNIT_BENCH_H
@@ -10,6 +11,7 @@
 #include "ledger/ledger.h"
 
 #define BENCH_DAY INT64_C(86400)
+#define BENCH_ROOM 64
 
 struct bench {
     char base[KT_PATH];
@@ -17,16 +19,25 @@ struct bench {
     int64_t *clock_ns;
 };
 
-void bench_make(struct bench *bench);
-void bench_remove(const struct bench *bench);
+extern struct bench bench;
+
+/* Before and after a case; in the middle of one: all is new again. */
+int bench_set_up(void **state);
+int bench_tear_down(void **state);
+void bench_renew(void);
 
 /* Three limits: on leases, on bytes and on statements. Flushed only when a call asks
  * for it. They stay the thread's until it calls this again. */
-struct ql_options bench_options(const struct bench *bench, uint32_t room);
+struct ql_options bench_options(uint32_t room);
+
+/* The store, with BENCH_ROOM. */
+struct ql *bench_open(void);
+
+void bench_charge(struct ql *ql, const char *subject, const char *meter, int64_t amount);
 
 /* Runs SQL on the ledger; the first number of its answer. */
-void bench_sql(const struct bench *bench, const char *sql);
-int64_t bench_number(const struct bench *bench, const char *sql);
+void bench_sql(const char *sql);
+int64_t bench_number(const char *sql);
 
 /* What a subject has used today; -1: the store has no such meter. */
 int64_t bench_total(struct ql *ql, const char *subject, const char *meter);

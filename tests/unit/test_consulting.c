@@ -11,7 +11,6 @@
 #include <cmocka.h>
 #include <pthread.h>
 #include <sched.h>
-#include <string.h>
 
 #include "api/handle.h"
 #include "bench.h"
@@ -20,7 +19,6 @@
 #define ADMIT_WAIT_MS 20000
 #define CHARGE_WAIT_MS 1000
 
-static struct bench bench;
 static struct ql *ql;
 static struct ql_lease lease; /* of alice */
 static _Atomic int told;
@@ -48,9 +46,8 @@ static void charge(const char *subject, int64_t amount)
 /* Two days of which the ledger knows nothing, and a third one has begun. */
 static int set_up(void **state)
 {
-    (void)state;
-    bench_make(&bench);
-    struct ql_options options = bench_options(&bench, ROOM);
+    bench_set_up(state);
+    struct ql_options options = bench_options(ROOM);
     options.admit_wait_ms = ADMIT_WAIT_MS;
     options.charge_wait_ms = CHARGE_WAIT_MS;
     options.wait_begin = begin_wait;
@@ -67,10 +64,8 @@ static int set_up(void **state)
 
 static int tear_down(void **state)
 {
-    (void)state;
     ql_close(ql);
-    bench_remove(&bench);
-    return 0;
+    return bench_tear_down(state);
 }
 
 static uint64_t shard_of(const char *subject)
@@ -100,7 +95,7 @@ static void a_charge_waits_for_no_other_shard(void **state)
     charge("alice", 1);
     qli_section_leave(&section);
     assert_int_equal(bench_total(ql, "alice", "bytes"), 1);
-    assert_int_equal(bench_number(&bench, "SELECT count(*) FROM totals"), 2);
+    assert_int_equal(bench_number("SELECT count(*) FROM totals"), 2);
 }
 
 static void a_settle_waits_for_no_other_shard(void **state)
@@ -186,7 +181,7 @@ static void it_is_told_of_an_end_without_success(void **state)
     (void)state;
     charge("alice", 1);
     *bench.clock_ns -= BENCH_DAY * QLI_NS_PER_SECOND;
-    bench_sql(&bench, "DROP TABLE totals");
+    bench_sql("DROP TABLE totals");
     told = told_of_the_end = 0;
     assert_true(ql_check(ql, "bob", NULL, NULL) < QL_OK);
     expect_told_once();

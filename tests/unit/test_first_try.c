@@ -19,7 +19,6 @@
 
 #define ROOM 2
 
-static struct bench bench;
 static struct ql *ql;
 static struct ql_lease *lease; /* shared with children */
 static struct qli_section section;
@@ -78,7 +77,7 @@ static void end_wait(void *context, void *token)
 
 static void open_store(uint32_t holders)
 {
-    struct ql_options options = bench_options(&bench, ROOM);
+    struct ql_options options = bench_options(ROOM);
     options.durability = QL_DURABILITY_NONE;
     options.max_holders = holders;
     options.when_full = QL_FULL_ADMIT;
@@ -89,8 +88,7 @@ static void open_store(uint32_t holders)
 
 static int set_up(void **state)
 {
-    (void)state;
-    bench_make(&bench);
+    bench_set_up(state);
     lease = kt_shared(sizeof *lease);
     told = 0;
     open_store(8);
@@ -99,10 +97,8 @@ static int set_up(void **state)
 
 static int tear_down(void **state)
 {
-    (void)state;
     ql_close(ql);
-    bench_remove(&bench);
-    return 0;
+    return bench_tear_down(state);
 }
 
 /* Somebody takes slots and dies; then the lock is taken while it is looked for. */
@@ -170,8 +166,7 @@ static void a_child_without_a_slot_is_not_admitted(void **state)
 {
     (void)state;
     ql_close(ql);
-    bench_remove(&bench);
-    bench_make(&bench);
+    bench_renew();
     open_store(1);
     pid_t pid = kt_fork();
     if (pid == 0)

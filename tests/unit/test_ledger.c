@@ -17,40 +17,6 @@
 
 #include "bench.h"
 
-#define ROOM 64
-
-static struct bench bench;
-
-static int set_up(void **state)
-{
-    (void)state;
-    bench_make(&bench);
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    bench_remove(&bench);
-    return 0;
-}
-
-static struct ql_options async_options(void)
-{
-    return bench_options(&bench, ROOM);
-}
-
-static struct ql *open_store(void)
-{
-    struct ql_options options = async_options();
-    return kt_open(bench.store, &options);
-}
-
-static void charge(struct ql *ql, const char *subject, const char *meter, int64_t amount)
-{
-    assert_int_equal(ql_charge(ql, subject, meter, amount, NULL), QL_OK);
-}
-
 static void flush(struct ql *ql)
 {
     struct ql_error error;
@@ -114,15 +80,15 @@ static void an_amount_never_becomes_less(void **state)
 static void what_is_charged_is_there_after_a_close(void **state)
 {
     (void)state;
-    struct ql *ql = open_store();
-    charge(ql, "alice", "bytes", 5);
-    assert_int_equal(bench_number(&bench, "SELECT count(*) FROM totals"), 0);
+    struct ql *ql = bench_open();
+    bench_charge(ql, "alice", "bytes", 5);
+    assert_int_equal(bench_number("SELECT count(*) FROM totals"), 0);
     flush(ql);
-    assert_int_equal(bench_number(&bench, "SELECT sum(amount) FROM totals"), 5);
-    charge(ql, "alice", "bytes", 2);
+    assert_int_equal(bench_number("SELECT sum(amount) FROM totals"), 5);
+    bench_charge(ql, "alice", "bytes", 2);
     ql_close(ql);
-    assert_int_equal(bench_number(&bench, "SELECT sum(amount) FROM totals"), 7);
-    ql = open_store();
+    assert_int_equal(bench_number("SELECT sum(amount) FROM totals"), 7);
+    ql = bench_open();
     assert_int_equal(bench_total(ql, "alice", "bytes"), 7);
     assert_int_equal(ql_verify(ql, NULL, NULL), QL_OK);
     ql_close(ql);
@@ -148,8 +114,8 @@ static void the_files_have_the_directorys_mode(void **state)
         assert_int_equal(mkdir(bench.store, 0700), 0);
         assert_int_equal(chmod(bench.store, modes[i / 2]), 0);
         mode_t before = umask(masks[i % 2]);
-        struct ql *ql = open_store();
-        charge(ql, "alice", "bytes", 1);
+        struct ql *ql = bench_open();
+        bench_charge(ql, "alice", "bytes", 1);
         flush(ql);
         umask(before);
         expect_mode("ledger.db", modes[i / 2] & 0666);
@@ -165,19 +131,19 @@ static void the_directory_may_be_renamed_while_in_use(void **state)
     (void)state;
     char elsewhere[KT_PATH + 16];
     snprintf(elsewhere, sizeof elsewhere, "%s/elsewhere", bench.base);
-    struct ql *ql = open_store();
-    charge(ql, "alice", "bytes", 5);
+    struct ql *ql = bench_open();
+    bench_charge(ql, "alice", "bytes", 5);
     flush(ql);
     assert_int_equal(rename(bench.store, elsewhere), 0);
-    charge(ql, "alice", "bytes", 1);
+    bench_charge(ql, "alice", "bytes", 1);
     flush(ql);
     assert_int_equal(access(bench.store, F_OK), -1);
     assert_int_equal(rename(elsewhere, bench.store), 0);
-    assert_int_equal(bench_number(&bench, "SELECT amount FROM totals"), 6);
-    charge(ql, "alice", "bytes", 1);
+    assert_int_equal(bench_number("SELECT amount FROM totals"), 6);
+    bench_charge(ql, "alice", "bytes", 1);
     flush(ql);
     ql_close(ql);
-    assert_int_equal(bench_number(&bench, "SELECT amount FROM totals"), 7);
+    assert_int_equal(bench_number("SELECT amount FROM totals"), 7);
 }
 
 /* ---- the history --------------------------------------------------------- */
@@ -218,12 +184,12 @@ static int64_t days_shown(struct ql *ql, const char *meter, int64_t from, int64_
 
 static struct ql *open_with_five_days(int64_t *first)
 {
-    struct ql *ql = open_store();
+    struct ql *ql = bench_open();
     *first = bench.clock_ns[0] / KT_DAY_NS * BENCH_DAY;
     for (int day = 0; day < 5; day++) {
-        charge(ql, "alice", "bytes", INT64_C(1) << day);
-        charge(ql, "alice", "statements", INT64_C(256) << day);
-        charge(ql, "bob", "bytes", 1000000);
+        bench_charge(ql, "alice", "bytes", INT64_C(1) << day);
+        bench_charge(ql, "alice", "statements", INT64_C(256) << day);
+        bench_charge(ql, "bob", "bytes", 1000000);
         *bench.clock_ns += day < 4 ? KT_DAY_NS : 0;
     }
     return ql;
@@ -271,7 +237,7 @@ static void wrong_calls_of_the_ledger(void **state)
     struct shown shown = {0};
     struct ql_error error;
     int64_t lag_ms;
-    struct ql *ql = open_store();
+    struct ql *ql = bench_open();
     assert_int_equal(ql_history(NULL, "a", NULL, 0, 1, show, &shown, NULL), QL_E_INVALID);
     assert_int_equal(ql_history(ql, NULL, NULL, 0, 1, show, &shown, NULL), QL_E_SUBJECT);
     assert_int_equal(ql_history(ql, "a", NULL, 0, 1, NULL, &shown, NULL), QL_E_INVALID);
@@ -295,18 +261,18 @@ static int64_t rows_before(int64_t day)
     char sql[96];
     snprintf(sql, sizeof sql, "SELECT count(*) FROM totals WHERE start < %lld",
              (long long)(day * BENCH_DAY));
-    return bench_number(&bench, sql);
+    return bench_number(sql);
 }
 
 static void windows_are_kept_for_history_days(void **state)
 {
     (void)state;
-    struct ql_options options = async_options();
+    struct ql_options options = bench_options(BENCH_ROOM);
     options.history_days = 3;
     struct ql *ql = kt_open(bench.store, &options);
     for (int i = 0; i < 12; i++) {
         int64_t day = *bench.clock_ns / KT_DAY_NS;
-        charge(ql, "alice", "bytes", 1);
+        bench_charge(ql, "alice", "bytes", 1);
         flush(ql);
         assert_int_equal(rows_before(day - 3), 0);
         assert_int_equal(rows_before(day + 1), i < 3 ? i + 1 : 4);
@@ -319,21 +285,20 @@ static void windows_are_kept_for_history_days(void **state)
 static void old_windows_go_little_by_little(void **state)
 {
     (void)state;
-    struct ql *ql = open_store();
+    struct ql *ql = bench_open();
     for (int i = 0; i < 3; i++) { /* on so many days there has to have been work */
-        charge(ql, "alice", "bytes", 1);
+        bench_charge(ql, "alice", "bytes", 1);
         flush(ql);
         *bench.clock_ns += KT_DAY_NS;
     }
-    bench_sql(&bench,
-              "WITH RECURSIVE n(i) AS (VALUES(0) UNION ALL SELECT i + 1 FROM n LIMIT 12000) "
+    bench_sql("WITH RECURSIVE n(i) AS (VALUES(0) UNION ALL SELECT i + 1 FROM n LIMIT 12000) "
               "INSERT INTO totals SELECT 'day', 86400 * (i % 30), 'old-' || i, 'bytes', 1 "
               "FROM n");
     static const int64_t left[] = {7003, 2003, 3, 3};
-    charge(ql, "alice", "bytes", 0); /* moves the day */
+    bench_charge(ql, "alice", "bytes", 0); /* moves the day */
     for (size_t i = 0; i < 4; i++) {
         flush(ql);
-        assert_int_equal(bench_number(&bench, "SELECT count(*) FROM totals"), left[i]);
+        assert_int_equal(bench_number("SELECT count(*) FROM totals"), left[i]);
     }
     ql_close(ql);
 }
@@ -342,18 +307,18 @@ static void old_windows_go_little_by_little(void **state)
 static void a_leap_removes_nothing(void **state)
 {
     (void)state;
-    struct ql *ql = open_store();
+    struct ql *ql = bench_open();
     for (int i = 0; i < 5; i++) {
-        charge(ql, "alice", "bytes", 1);
+        bench_charge(ql, "alice", "bytes", 1);
         flush(ql);
         *bench.clock_ns += KT_DAY_NS;
     }
     for (int i = 0; i < 3; i++) {
         *bench.clock_ns += (i == 0 ? 500 : 1) * KT_DAY_NS;
-        charge(ql, "alice", "bytes", 1);
+        bench_charge(ql, "alice", "bytes", 1);
         flush(ql);
         flush(ql);
-        assert_int_equal(bench_number(&bench, "SELECT count(*) FROM totals"), 6 + i);
+        assert_int_equal(bench_number("SELECT count(*) FROM totals"), 6 + i);
     }
     ql_close(ql);
 }
@@ -361,18 +326,18 @@ static void a_leap_removes_nothing(void **state)
 static void for_ever_is_for_ever(void **state)
 {
     (void)state;
-    struct ql_options options = async_options();
+    struct ql_options options = bench_options(BENCH_ROOM);
     options.history_days = UINT32_MAX;
     struct ql *ql = kt_open(bench.store, &options);
-    charge(ql, "alice", "bytes", 1);
+    bench_charge(ql, "alice", "bytes", 1);
     for (int i = 0; i < 3; i++) {
         *bench.clock_ns += 1000 * KT_DAY_NS;
-        charge(ql, "alice", "bytes", 1);
+        bench_charge(ql, "alice", "bytes", 1);
         flush(ql);
     }
-    assert_int_equal(bench_number(&bench, "SELECT count(*) FROM totals"), 4);
+    assert_int_equal(bench_number("SELECT count(*) FROM totals"), 4);
     ql_close(ql);
-    assert_int_equal(bench_number(&bench, "SELECT history_days FROM meta"), 0);
+    assert_int_equal(bench_number("SELECT history_days FROM meta"), 0);
 }
 
 /* ---- who may open it ----------------------------------------------------- */
@@ -391,9 +356,9 @@ static void expect_refusal(const char *path, struct ql_options options, enum ql_
 static void a_store_has_a_ledger_or_not(void **state)
 {
     (void)state;
-    struct ql_options options = async_options();
-    struct ql *ql = open_store();
-    charge(ql, "alice", "bytes", 5);
+    struct ql_options options = bench_options(BENCH_ROOM);
+    struct ql *ql = bench_open();
+    bench_charge(ql, "alice", "bytes", 5);
     options.durability = QL_DURABILITY_NONE;
     expect_refusal(bench.store, options, QL_E_STORE, "has a ledger");
     ql_close(ql);
@@ -416,14 +381,14 @@ static void a_store_has_a_ledger_or_not(void **state)
 static void bad_options_are_refused(void **state)
 {
     (void)state;
-    struct ql_options options = async_options();
+    struct ql_options options = bench_options(BENCH_ROOM);
     for (int durability = QL_DURABILITY_ASYNC; durability <= QL_DURABILITY_SYNC; durability++) {
         options.durability = (enum ql_durability)durability;
         expect_refusal("memory:", options, QL_E_STORE, "'memory:' has no ledger");
     }
     options.durability = (enum ql_durability)(QL_DURABILITY_SYNC + 1);
     expect_refusal(bench.store, options, QL_E_INVALID, "durability");
-    options = async_options();
+    options = bench_options(BENCH_ROOM);
     options.flush_interval_ms = -1;
     expect_refusal(bench.store, options, QL_E_INVALID, "flush_interval_ms");
     options.flush_interval_ms = INT64_C(86400001);
@@ -453,8 +418,8 @@ static int ledger_descriptors(void)
 static void a_forked_child_has_no_descriptor_of_the_ledger(void **state)
 {
     (void)state;
-    struct ql *ql = open_store();
-    charge(ql, "alice", "bytes", 1);
+    struct ql *ql = bench_open();
+    bench_charge(ql, "alice", "bytes", 1);
     flush(ql);
     assert_true(ledger_descriptors() > 0);
     pid_t child = kt_fork();
@@ -467,11 +432,11 @@ static void a_forked_child_has_no_descriptor_of_the_ledger(void **state)
         _exit(0);
     }
     kt_wait_success(child);
-    charge(ql, "alice", "bytes", 4);
+    bench_charge(ql, "alice", "bytes", 4);
     flush(ql);
     ql_close(ql);
     assert_int_equal(ledger_descriptors(), 0);
-    assert_int_equal(bench_number(&bench, "SELECT amount FROM totals"), 7);
+    assert_int_equal(bench_number("SELECT amount FROM totals"), 7);
 }
 
 #define FOREIGN_FILES 24
@@ -511,7 +476,7 @@ static void what_a_host_got_for_a_closed_descriptor_is_not_written_to(void **sta
     struct stat info;
     pid_t child = kt_fork();
     if (child == 0) {
-        struct ql *ql = open_store();
+        struct ql *ql = bench_open();
         KT_CHECK(ql_charge(ql, "alice", "bytes", 5, NULL) == QL_OK, "charge");
         KT_CHECK(ql_flush(ql, NULL) == QL_OK, "flush");
         be_a_bad_host(ql);
@@ -527,13 +492,13 @@ static void what_a_host_got_for_a_closed_descriptor_is_not_written_to(void **sta
         close(fd);
         assert_int_equal(unlink(path), 0);
     }
-    struct ql *ql = open_store();
+    struct ql *ql = bench_open();
     assert_true(bench_total(ql, "alice", "bytes") >= 5);
     assert_int_equal(ql_verify(ql, NULL, NULL), QL_OK);
     ql_close(ql);
 }
 
-#define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define CASE(name) cmocka_unit_test_setup_teardown(name, bench_set_up, bench_tear_down)
 
 int main(void)
 {

@@ -10,38 +10,13 @@
 
 #include <cmocka.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "bench.h"
-
-#define ROOM 64
-
-static struct bench bench;
-
-static int set_up(void **state)
-{
-    (void)state;
-    bench_make(&bench);
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    bench_remove(&bench);
-    return 0;
-}
-
-static struct ql *open_store(void)
-{
-    struct ql_options options = bench_options(&bench, ROOM);
-    return kt_open(bench.store, &options);
-}
 
 /* As a program that knows nothing of the store. */
 static struct ql *open_as_it_is(void)
 {
-    struct ql_options options = bench_options(&bench, 0);
+    struct ql_options options = bench_options(0);
     options.limits = NULL;
     options.limit_count = 0;
     options.max_meters = 0;
@@ -49,25 +24,15 @@ static struct ql *open_as_it_is(void)
     return kt_open(bench.store, &options);
 }
 
-static void charge(struct ql *ql, const char *subject, const char *meter, int64_t amount)
-{
-    enum ql_status status = ql_charge(ql, subject, meter, amount, NULL);
-    if (status != QL_OK)
-        fail_msg("%s, %s: %s", subject, meter, ql_status_name(status));
-}
-
 /* Every second time it is the region's file that is gone. */
 static void reboot(struct ql *ql)
 {
     static int times;
-    char path[KT_PATH + 32];
     ql_close(ql);
-    if (times++ % 2 == 0) {
+    if (times++ % 2 == 0)
         kt_make_stale(bench.store);
-        return;
-    }
-    snprintf(path, sizeof path, "%s/region", bench.store);
-    assert_int_equal(unlink(path), 0);
+    else
+        kt_remove_file(bench.store, "region");
 }
 
 static void subject_of(int number, char subject[QL_SUBJECT_MAX + 1])
@@ -82,26 +47,25 @@ static void two_days_come_back_and_leases_do_not(void **state)
     struct ql_lease lease;
     struct ql_usage usage;
     for (int i = 0; i < 2; i++) {
-        struct ql *ql = open_store();
-        charge(ql, "alice", "bytes", 1);
+        struct ql *ql = bench_open();
+        bench_charge(ql, "alice", "bytes", 1);
         *bench.clock_ns += KT_DAY_NS;
-        charge(ql, "alice", "bytes", 2);
+        bench_charge(ql, "alice", "bytes", 2);
         *bench.clock_ns += KT_DAY_NS;
-        charge(ql, "alice", "bytes", 4);
-        charge(ql, "bob", "statements", INT64_MAX);
+        bench_charge(ql, "alice", "bytes", 4);
+        bench_charge(ql, "bob", "statements", INT64_MAX);
         assert_int_equal(ql_acquire(ql, "alice", &lease, NULL), QL_OK);
         reboot(ql);
-        ql = open_store();
+        ql = bench_open();
         assert_int_equal(ql_usage(ql, "alice", &usage), QL_OK);
         assert_int_equal(usage.leases, 0);
         assert_int_equal(bench_total(ql, "alice", "bytes"), 4);
         assert_int_equal(bench_yesterday(ql, "alice", "bytes"), 2);
         assert_int_equal(bench_total(ql, "bob", "statements"), INT64_MAX);
-        charge(ql, "alice", "bytes", 8);
+        bench_charge(ql, "alice", "bytes", 8);
         assert_int_equal(ql_verify(ql, NULL, NULL), QL_OK);
         ql_close(ql);
-        bench_remove(&bench);
-        bench_make(&bench);
+        bench_renew();
     }
 }
 
@@ -121,16 +85,16 @@ static void expect_settings(int64_t cap, int64_t durability, int64_t history_day
     assert_int_equal(limits[1].window, QL_WINDOW_DAY);
     assert_int_equal(limits[1].cap, cap);
     assert_string_equal(limits[2].meter, "statements");
-    charge(ql, "alice", "bytes", 1);
+    bench_charge(ql, "alice", "bytes", 1);
     ql_close(ql);
-    assert_int_equal(bench_number(&bench, "SELECT durability FROM meta"), durability);
-    assert_int_equal(bench_number(&bench, "SELECT history_days FROM meta"), history_days);
+    assert_int_equal(bench_number("SELECT durability FROM meta"), durability);
+    assert_int_equal(bench_number("SELECT history_days FROM meta"), history_days);
 }
 
 static void limits_and_settings_come_back(void **state)
 {
     (void)state;
-    struct ql_options options = bench_options(&bench, ROOM);
+    struct ql_options options = bench_options(BENCH_ROOM);
     struct ql *ql = kt_open(bench.store, &options);
     reboot(ql);
     expect_settings(INT64_MAX, QL_DURABILITY_ASYNC, 400);
@@ -152,10 +116,10 @@ static void limits_and_settings_come_back(void **state)
 static void settings_that_change_alone_come_back(void **state)
 {
     (void)state;
-    struct ql *ql = open_store();
-    charge(ql, "alice", "bytes", 1);
+    struct ql *ql = bench_open();
+    bench_charge(ql, "alice", "bytes", 1);
     assert_int_equal(ql_flush(ql, NULL), QL_OK);
-    struct ql_options options = bench_options(&bench, ROOM);
+    struct ql_options options = bench_options(BENCH_ROOM);
     options.durability = QL_DURABILITY_SYNC;
     options.history_days = 7;
     struct ql *other = kt_open(bench.store, &options);
@@ -167,7 +131,7 @@ static void settings_that_change_alone_come_back(void **state)
 static void options_win_over_what_comes_back(void **state)
 {
     (void)state;
-    struct ql_options options = bench_options(&bench, ROOM);
+    struct ql_options options = bench_options(BENCH_ROOM);
     options.durability = QL_DURABILITY_SYNC;
     reboot(kt_open(bench.store, &options));
     options.durability = QL_DURABILITY_ASYNC;
@@ -179,10 +143,10 @@ static void options_win_over_what_comes_back(void **state)
     assert_int_equal(ql_open(bench.store, &options, &ql, &error), QL_E_LIMITS);
     options.replace_limits = true;
     ql = kt_open(bench.store, &options);
-    charge(ql, "alice", "scans", 1);
+    bench_charge(ql, "alice", "scans", 1);
     ql_close(ql);
-    assert_int_equal(bench_number(&bench, "SELECT durability FROM meta"), QL_DURABILITY_ASYNC);
-    assert_int_equal(bench_number(&bench, "SELECT count(*) FROM limits"), 1);
+    assert_int_equal(bench_number("SELECT durability FROM meta"), QL_DURABILITY_ASYNC);
+    assert_int_equal(bench_number("SELECT count(*) FROM limits"), 1);
 }
 
 /* ---- meters -------------------------------------------------------------- */
@@ -191,7 +155,7 @@ static struct ql *open_with_meters(int first, int count, uint32_t max_meters)
 {
     static char names[QL_METERS_MAX][8];
     struct ql_limit limits[QL_METERS_MAX];
-    struct ql_options options = bench_options(&bench, ROOM);
+    struct ql_options options = bench_options(BENCH_ROOM);
     for (int i = 0; i < count; i++) {
         snprintf(names[i], sizeof names[i], "m%d", first + i);
         limits[i] = (struct ql_limit){names[i], names[i], QL_WINDOW_DAY, INT64_MAX};
@@ -212,7 +176,7 @@ static void meters_that_no_limit_names_come_back(void **state)
     struct ql *ql = open_with_meters(0, QL_METERS_MAX, 0);
     for (int i = 0; i < QL_METERS_MAX; i++) {
         snprintf(name, sizeof name, "m%d", i);
-        charge(ql, "alice", name, i + 1);
+        bench_charge(ql, "alice", name, i + 1);
     }
     struct ql *other = open_with_meters(0, 1, 0);
     ql_close(other);
@@ -223,7 +187,7 @@ static void meters_that_no_limit_names_come_back(void **state)
         assert_int_equal(bench_total(ql, "alice", name), i + 1);
     }
     other = open_with_meters(4, 4, 0); /* named again: it goes on from there */
-    charge(ql, "alice", "m7", 100);
+    bench_charge(ql, "alice", "m7", 100);
     assert_int_equal(bench_total(ql, "alice", "m7"), 108);
     assert_int_equal(ql_verify(ql, NULL, NULL), QL_OK);
     ql_close(other);
@@ -235,12 +199,12 @@ static void a_program_with_other_meters_can_open_the_store(void **state)
 {
     (void)state;
     struct ql *ql = open_with_meters(0, 4, 4);
-    charge(ql, "alice", "m1", 1);
-    charge(ql, "alice", "m2", 2);
-    charge(ql, "alice", "m3", 3);
+    bench_charge(ql, "alice", "m1", 1);
+    bench_charge(ql, "alice", "m2", 2);
+    bench_charge(ql, "alice", "m3", 3);
     reboot(ql);
     ql = open_with_meters(4, 4, 4);
-    charge(ql, "alice", "m7", 7);
+    bench_charge(ql, "alice", "m7", 7);
     assert_int_equal(bench_total(ql, "alice", "m7"), 7);
     assert_int_equal(bench_total(ql, "alice", "m3"), 3);
     ql_close(ql);
@@ -253,7 +217,7 @@ static void charge_many(struct ql *ql, int first, int count)
     char subject[QL_SUBJECT_MAX + 1];
     for (int i = first; i < first + count; i++) {
         subject_of(i, subject);
-        charge(ql, subject, "bytes", i + 1);
+        bench_charge(ql, subject, "bytes", i + 1);
     }
 }
 
@@ -271,11 +235,11 @@ static void a_smaller_store_is_made_as_large_as_it_must_be(void **state)
 {
     (void)state;
     struct ql_verify_report report;
-    struct ql_options options = bench_options(&bench, 512);
+    struct ql_options options = bench_options(512);
     struct ql *ql = kt_open(bench.store, &options);
     charge_many(ql, 0, 200); /* 300 slots */
     reboot(ql);
-    options = bench_options(&bench, 16);
+    options = bench_options(16);
     ql = kt_open(bench.store, &options);
     expect_many(ql, 0, 200);
     assert_int_equal(ql_verify(ql, &report, NULL), QL_OK);
@@ -289,19 +253,19 @@ static void a_smaller_store_is_made_as_large_as_it_must_be(void **state)
 static void yesterday_is_restored_as_far_as_there_is_room(void **state)
 {
     (void)state;
-    struct ql_options options = bench_options(&bench, 512);
+    struct ql_options options = bench_options(512);
     struct ql *ql = kt_open(bench.store, &options);
     charge_many(ql, 0, 100);
     *bench.clock_ns += KT_DAY_NS;
     charge_many(ql, 100, 8);
     reboot(ql);
-    options = bench_options(&bench, 16);
+    options = bench_options(16);
     ql = kt_open(bench.store, &options);
     expect_many(ql, 100, 8);
     charge_many(ql, 300, 2);
     assert_int_equal(ql_verify(ql, NULL, NULL), QL_OK);
     ql_close(ql);
-    assert_int_equal(bench_number(&bench, "SELECT count(*) FROM totals"), 110);
+    assert_int_equal(bench_number("SELECT count(*) FROM totals"), 110);
 }
 
 /* ---- what others wrote --------------------------------------------------- */
@@ -311,13 +275,13 @@ static void foreign_rows_are_passed_over(void **state)
     (void)state;
     char sql[512];
     const long long start = (long long)(KT_START_NS / KT_DAY_NS * BENCH_DAY);
-    struct ql *ql = open_store();
-    charge(ql, "alice", "bytes", 5);
+    struct ql *ql = bench_open();
+    bench_charge(ql, "alice", "bytes", 5);
     reboot(ql);
-    bench_sql(&bench, "ALTER TABLE totals RENAME TO old; "
-                      "CREATE TABLE totals (window, start, subject, meter, amount, "
-                      "UNIQUE (window, start, subject, meter)); "
-                      "INSERT INTO totals SELECT * FROM old; DROP TABLE old;");
+    bench_sql("ALTER TABLE totals RENAME TO old; "
+              "CREATE TABLE totals (window, start, subject, meter, amount, "
+              "UNIQUE (window, start, subject, meter)); "
+              "INSERT INTO totals SELECT * FROM old; DROP TABLE old;");
     static const char *const rows[] = {
         "'a//b', 'bytes', 1",
         "'', 'bytes', 1",
@@ -334,18 +298,18 @@ static void foreign_rows_are_passed_over(void **state)
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         snprintf(sql, sizeof sql, "INSERT INTO totals VALUES ('day', %lld, %s)", start, rows[i]);
-        bench_sql(&bench, sql);
+        bench_sql(sql);
     }
     snprintf(sql, sizeof sql,
              "INSERT INTO totals VALUES ('day', %lld, 'alice', 'bytes', 1000), "
              "('week', %lld, 'alice', 'bytes', 1000), ('day', 'soon', 'alice', 'bytes', 1000)",
              start + 1, start);
-    bench_sql(&bench, sql);
-    ql = open_store();
+    bench_sql(sql);
+    ql = bench_open();
     assert_int_equal(bench_total(ql, "alice", "bytes"), 5);
     assert_int_equal(bench_total(ql, "carol", "bytes"), 0);
     assert_int_equal(bench_total(ql, "carol", "statements"), 0);
-    charge(ql, "alice", "bytes", 1);
+    bench_charge(ql, "alice", "bytes", 1);
     assert_int_equal(ql_verify(ql, NULL, NULL), QL_OK);
     ql_close(ql);
 }
@@ -361,38 +325,37 @@ static void foreign_limits_are_refused(void **state)
     };
     for (size_t i = 0; i < sizeof edits / sizeof edits[0]; i++) {
         struct ql_error error;
-        struct ql_options options = bench_options(&bench, 16);
-        struct ql *ql = open_store();
-        charge(ql, "alice", "bytes", 5);
+        struct ql_options options = bench_options(16);
+        struct ql *ql = bench_open();
+        bench_charge(ql, "alice", "bytes", 5);
         reboot(ql);
-        bench_sql(&bench, edits[i]);
+        bench_sql(edits[i]);
         assert_int_equal(ql_open(bench.store, &options, &ql, &error), QL_E_LEDGER);
         assert_non_null(strstr(error.text, "limits"));
-        bench_sql(&bench, "DELETE FROM limits");
-        ql = open_store();
+        bench_sql("DELETE FROM limits");
+        ql = bench_open();
         assert_int_equal(bench_total(ql, "alice", "bytes"), 5);
         ql_close(ql);
-        bench_remove(&bench);
-        bench_make(&bench);
+        bench_renew();
     }
 }
 
 static void foreign_settings_are_passed_over(void **state)
 {
     (void)state;
-    struct ql *ql = open_store();
-    charge(ql, "alice", "bytes", 5);
+    struct ql *ql = bench_open();
+    bench_charge(ql, "alice", "bytes", 5);
     reboot(ql);
-    bench_sql(&bench, "UPDATE meta SET durability = 99, history_days = -5");
-    ql = open_store();
+    bench_sql("UPDATE meta SET durability = 99, history_days = -5");
+    ql = bench_open();
     assert_int_equal(bench_total(ql, "alice", "bytes"), 5);
-    charge(ql, "alice", "bytes", 1);
+    bench_charge(ql, "alice", "bytes", 1);
     ql_close(ql);
-    assert_int_equal(bench_number(&bench, "SELECT durability FROM meta"), QL_DURABILITY_ASYNC);
-    assert_true(bench_number(&bench, "SELECT history_days FROM meta") == 400);
+    assert_int_equal(bench_number("SELECT durability FROM meta"), QL_DURABILITY_ASYNC);
+    assert_true(bench_number("SELECT history_days FROM meta") == 400);
 }
 
-#define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define CASE(name) cmocka_unit_test_setup_teardown(name, bench_set_up, bench_tear_down)
 
 int main(void)
 {
