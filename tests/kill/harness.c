@@ -251,18 +251,23 @@ static void change_boot_id(char boot_id[QLI_BOOT_ID_SIZE])
     boot_id[0] = boot_id[0] == 'x' ? 'y' : 'x';
 }
 
-void kt_make_stale(const char *directory)
+void kt_make_lock_stale(const char *directory)
 {
-    static const uint64_t key[2];
     struct qli_lock_record record;
-    struct qli_region_header header;
     bool empty;
     int fd = open_file(directory, "lock");
     KT_CHECK(qli_lockfile_read(fd, &record, &empty, NULL) == QL_OK && !empty, "lock");
     change_boot_id(record.boot_id);
     KT_CHECK(qli_lockfile_write(fd, &record, NULL) == QL_OK, "lock");
     close(fd);
-    fd = open_file(directory, "region");
+}
+
+void kt_make_stale(const char *directory)
+{
+    static const uint64_t key[2];
+    struct qli_region_header header;
+    kt_make_lock_stale(directory);
+    int fd = open_file(directory, "region");
     KT_CHECK(pread(fd, &header, sizeof header, 0) == (ssize_t)sizeof header, "region");
     change_boot_id(header.boot_id);
     header.checksum = qli_siphash(key, &header, offsetof(struct qli_region_header, checksum));

@@ -88,6 +88,9 @@ unsigned kt_view_dead_words(struct kt_view *view);
 /* Makes the store's region one of an earlier boot. */
 void kt_make_stale(const char *path);
 
+/* Makes the lock file alone say so. */
+void kt_make_lock_stale(const char *path);
+
 /* The slot of the holder with this pid (pids of one namespace only). */
 uint64_t kt_view_slot(const struct kt_view *view, pid_t pid);
 

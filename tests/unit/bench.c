@@ -83,27 +83,23 @@ int64_t bench_number(const char *sql)
     return number;
 }
 
-static const struct ql_meter_state *find_meter(const struct ql_usage *usage, const char *meter)
+static struct ql_meter_state meter_of(struct ql *ql, const char *subject, const char *meter)
 {
-    for (uint32_t i = 0; i < usage->meter_count; i++) {
-        if (strcmp(usage->meters[i].name, meter) == 0)
-            return &usage->meters[i];
+    struct ql_usage usage;
+    KT_CHECK(ql_usage(ql, subject, &usage) == QL_OK, "%s", subject);
+    for (uint32_t i = 0; i < usage.meter_count; i++) {
+        if (strcmp(usage.meters[i].name, meter) == 0)
+            return usage.meters[i];
     }
-    return NULL;
+    return (struct ql_meter_state){.total = -1, .yesterday = -1};
 }
 
 int64_t bench_total(struct ql *ql, const char *subject, const char *meter)
 {
-    struct ql_usage usage;
-    KT_CHECK(ql_usage(ql, subject, &usage) == QL_OK, "%s", subject);
-    const struct ql_meter_state *found = find_meter(&usage, meter);
-    return found != NULL ? found->total : -1;
+    return meter_of(ql, subject, meter).total;
 }
 
 int64_t bench_yesterday(struct ql *ql, const char *subject, const char *meter)
 {
-    struct ql_usage usage;
-    KT_CHECK(ql_usage(ql, subject, &usage) == QL_OK, "%s", subject);
-    const struct ql_meter_state *found = find_meter(&usage, meter);
-    return found != NULL ? found->yesterday : -1;
+    return meter_of(ql, subject, meter).yesterday;
 }

@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <time.h>
 
 #include "quotalite.h"
 
@@ -19,10 +20,19 @@
 #define SECOND_NS INT64_C(1000000000)
 #define NOON (INT64_C(20000) * DAY + DAY / 2)
 
+#define DEADLINE_S 30 /* what has not happened by then never will */
+
 struct fixture {
     struct ql *ql;
     int64_t now_ns;
 };
+
+static inline time_t seconds_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec;
+}
 
 static inline int64_t fixture_clock(void *context)
 {

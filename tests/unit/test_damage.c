@@ -94,6 +94,21 @@ static void expect_end(pid_t pid, uint64_t seed)
                  (unsigned)status, WTERMSIG(status) == SIGALRM ? ": no end" : "");
 }
 
+/* Each on a new store, in a process that run ends. */
+static void run_rounds(uint64_t rounds, void (*run)(uint64_t seed))
+{
+    printf("seed %llu\n", (unsigned long long)SEED);
+    for (uint64_t round = 0; round < rounds; round++) {
+        kt_directory_remove(directory);
+        kt_directory_make(directory, NULL);
+        *clock_ns = KT_START_NS;
+        pid_t pid = kt_fork();
+        if (pid == 0)
+            run(SEED + round);
+        expect_end(pid, SEED + round);
+    }
+}
+
 /* ---- words that are damaged between calls -------------------------------- */
 
 static _Noreturn void run_damaged(uint64_t seed)
@@ -123,16 +138,7 @@ static _Noreturn void run_damaged(uint64_t seed)
 static void words_damaged_between_calls(void **state)
 {
     (void)state;
-    printf("seed %llu\n", (unsigned long long)SEED);
-    for (uint64_t round = 0; round < 1000; round++) {
-        kt_directory_remove(directory);
-        kt_directory_make(directory, NULL);
-        *clock_ns = KT_START_NS;
-        pid_t pid = kt_fork();
-        if (pid == 0)
-            run_damaged(SEED + round);
-        expect_end(pid, SEED + round);
-    }
+    run_rounds(1000, run_damaged);
 }
 
 /* ---- bits that flip inside calls ------------------------------------------ */
@@ -215,16 +221,7 @@ static _Noreturn void run_flipped(uint64_t seed)
 static void bits_that_flip_inside_calls(void **state)
 {
     (void)state;
-    printf("seed %llu\n", (unsigned long long)SEED);
-    for (uint64_t round = 0; round < 10; round++) {
-        kt_directory_remove(directory);
-        kt_directory_make(directory, NULL);
-        *clock_ns = KT_START_NS;
-        pid_t pid = kt_fork();
-        if (pid == 0)
-            run_flipped(SEED + round);
-        expect_end(pid, SEED + round);
-    }
+    run_rounds(10, run_flipped);
 }
 
 /* ---- a header that lies ---------------------------------------------------- */

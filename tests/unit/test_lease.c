@@ -5,22 +5,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "semantics.h"
 
-#define DEADLINE_S 30
 #define HOUR_MS INT64_C(3600000)
 
 static const struct ql_charge seven = {"bytes", 7};
-
-static time_t seconds_now(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec;
-}
 
 static struct ql_lease take_timed(struct ql *ql, const char *subject, int64_t ttl_ms)
 {
@@ -97,24 +88,30 @@ static void row_15_a_settle_after_a_revoke_charges_once(void **state)
     late_settle_charges_once(ql, lease);
 }
 
-/* The child's lease is reaped when it dies; the parent was told of it. */
-static void row_15_a_settle_for_a_dead_holder_charges_once(void **state)
+/* The lease of a child, which tells the parent of it and dies. */
+static struct ql_lease admit_and_die(struct ql *ql, const struct ql_request *request)
 {
-    struct ql *ql = ((struct fixture *)*state)->ql;
     struct ql_lease lease;
     int told[2];
     assert_int_equal(pipe(told), 0);
     pid_t pid = fork();
     if (pid == 0) {
-        enum ql_status status = ql_admit(ql, "alice", NULL, &lease, NULL);
+        enum ql_status status = ql_admit(ql, "alice", request, &lease, NULL);
         _exit(status == QL_OK && write(told[1], &lease, sizeof lease) == sizeof lease ? 0 : 1);
     }
     assert_int_equal(read(told[0], &lease, sizeof lease), sizeof lease);
     waitpid(pid, NULL, 0);
-    await_end(ql, "alice");
-    late_settle_charges_once(ql, lease);
     close(told[0]);
     close(told[1]);
+    return lease;
+}
+
+static void row_15_a_settle_for_a_dead_holder_charges_once(void **state)
+{
+    struct ql *ql = ((struct fixture *)*state)->ql;
+    struct ql_lease lease = admit_and_die(ql, NULL);
+    await_end(ql, "alice");
+    late_settle_charges_once(ql, lease);
 }
 
 static void what_is_kept_longest_goes_first(void **state)
@@ -200,24 +197,13 @@ static void a_timed_lease_counts_until_it_is_settled(void **state)
 static void a_timed_lease_outlives_its_process_and_belongs_to_nobody(void **state)
 {
     struct ql *ql = ((struct fixture *)*state)->ql;
-    struct ql_lease lease;
-    int told[2];
-    assert_int_equal(pipe(told), 0);
-    pid_t pid = fork();
-    if (pid == 0) {
-        struct ql_request request = QL_REQUEST_INIT;
-        request.ttl_ms = HOUR_MS;
-        enum ql_status status = ql_admit(ql, "alice", &request, &lease, NULL);
-        _exit(status == QL_OK && write(told[1], &lease, sizeof lease) == sizeof lease ? 0 : 1);
-    }
-    assert_int_equal(read(told[0], &lease, sizeof lease), sizeof lease);
-    waitpid(pid, NULL, 0);
+    struct ql_request request = QL_REQUEST_INIT;
+    request.ttl_ms = HOUR_MS;
+    struct ql_lease lease = admit_and_die(ql, &request);
     assert_int_equal(held(ql, "alice"), 1);
     assert_int_equal(ql_renew(ql, lease), QL_OK);
     assert_int_equal(ql_settle(ql, lease, &seven, 1), QL_OK);
     assert_int_equal(used_bytes(ql, "alice"), 7);
-    close(told[0]);
-    close(told[1]);
 }
 
 static int read_expiry(void *context, const struct ql_lease_info *info)

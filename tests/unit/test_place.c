@@ -10,7 +10,6 @@
 
 #include <cmocka.h>
 #include <dirent.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,8 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "quotalite.h"
-#include "region/lockfile.h"
+#include "harness.h"
 
 #define PATH 320
 
@@ -223,19 +221,6 @@ static void a_copy_is_refused(void **state)
     expect_total(store, NULL, 41);
 }
 
-static void make_stale(const char *directory)
-{
-    char path[2 * PATH];
-    struct qli_lock_record record;
-    bool empty;
-    snprintf(path, sizeof path, "%s/lock", directory);
-    int fd = open(path, O_RDWR | O_CLOEXEC);
-    assert_int_equal(qli_lockfile_read(fd, &record, &empty, NULL), QL_OK);
-    record.boot_id[0] ^= 1;
-    assert_int_equal(qli_lockfile_write(fd, &record, NULL), QL_OK);
-    close(fd);
-}
-
 /* After a boot neither region is there, and each store begins one of its own. */
 static void a_copy_begins_anew_in_another_boot(void **state)
 {
@@ -243,8 +228,8 @@ static void a_copy_begins_anew_in_another_boot(void **state)
     make(store, regions);
     assert_int_equal(rmdir(other), 0);
     shell("cp -a %s %s", store, other);
-    make_stale(store);
-    make_stale(other);
+    kt_make_lock_stale(store);
+    kt_make_lock_stale(other);
     make(store, NULL);
     expect_total(other, NULL, 0);
     expect_total(store, NULL, 41);
@@ -319,7 +304,7 @@ static void a_store_that_must_exist_and_does(void **state)
     make(store, regions);
     assert_int_equal(ql_open(store, &options, &ql, &error), QL_OK);
     ql_close(ql);
-    make_stale(store);
+    kt_make_lock_stale(store);
     expect_no_store(store, "last boot");
     make(store, NULL);
     assert_int_equal(ql_open(store, &options, &ql, &error), QL_OK);

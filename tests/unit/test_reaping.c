@@ -6,20 +6,11 @@
 #include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "semantics.h"
 
 #define CHILDREN 70
-#define DEADLINE_S 30
-
-static time_t seconds_now(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec;
-}
 
 static void take(struct ql *ql, const char *subject, int64_t max_age_ms)
 {
