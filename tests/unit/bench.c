@@ -1,6 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "bench.h"
 
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
 #include <string.h>
 
 #define ONE_DAY_MS INT64_C(86400000)
@@ -50,7 +56,8 @@ struct ql *bench_open(void)
 void bench_charge(struct ql *ql, const char *subject, const char *meter, int64_t amount)
 {
     enum ql_status status = ql_charge(ql, subject, meter, amount, NULL);
-    KT_CHECK(status == QL_OK, "%s, %s: %s", subject, meter, ql_status_name(status));
+    if (status != QL_OK)
+        fail_msg("%s, %s: %s", subject, meter, ql_status_name(status));
 }
 
 static sqlite3 *connect_ledger(void)
