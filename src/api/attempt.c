@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "api/attempt.h"
 
+#include "engine/operation.h"
+
 #define CONSULTATIONS_MAX 8 /* of the ledger by one call */
 
 static void tell(struct ql *ql, struct qli_attempt *attempt)
@@ -26,10 +28,14 @@ static enum ql_status consult(struct ql *ql, struct qli_attempt *attempt,
         return QL_E_SUBJECT;
     tell(ql, attempt);
     patient.wait_ms = attempt->wait_ms;
-    if (status == QLI_ASK_LEDGER)
-        return qli_flusher_reopen(flusher, &patient, &name);
-    return qli_flusher_flush_shard(flusher, call->self,
-                                   qli_engine_shard_of(call->engine, name.hash), patient.wait_ms);
+    uint64_t shard = qli_engine_shard_of(call->engine, name.hash);
+    if (status == QLI_MUST_FLUSH)
+        return qli_flusher_flush_shard(flusher, call->self, shard, patient.wait_ms);
+    status = qli_flusher_reopen(flusher, &patient, &name);
+    if (status != QL_E_FULL)
+        return status;
+    status = qli_operation_make_room(&patient, shard);
+    return status == QL_OK ? qli_flusher_reopen(flusher, &patient, &name) : status;
 }
 
 bool qli_attempt_again_slow(struct ql *ql, struct qli_attempt *attempt, const struct qli_call *call,
@@ -46,4 +52,15 @@ bool qli_attempt_again_slow(struct ql *ql, struct qli_attempt *attempt, const st
     if (!again && attempt->told)
         qli_handle_ends_to_wait(ql, attempt->token);
     return again;
+}
+
+enum ql_status qli_attempt_begin(struct ql *ql, int64_t patience_ms, struct qli_call *call)
+{
+    enum ql_status status;
+    struct qli_attempt attempt = qli_attempt_first(ql, patience_ms);
+    do
+        status = qli_handle_begin(ql, attempt.wait_ms, call);
+    while (qli_attempt_again(ql, &attempt, NULL, NULL, &status));
+    call->wait_ms = patience_ms;
+    return status;
 }

@@ -44,4 +44,7 @@ static inline bool qli_attempt_again(struct ql *ql, struct qli_attempt *attempt,
            qli_attempt_again_slow(ql, attempt, call, subject, status);
 }
 
+/* Begins a call that is patient from then on. */
+enum ql_status qli_attempt_begin(struct ql *ql, int64_t patience_ms, struct qli_call *call);
+
 #endif

@@ -16,26 +16,10 @@
 #include "base/system.h"
 #include "engine/operation.h"
 
-static enum ql_status flush(struct ql *ql, const struct qli_call *call, struct ql_error *error)
-{
-    return qli_flusher_flush(&ql->store->flusher, call->self, call->wait_ms, error);
-}
-
-static enum ql_status begin_call(struct ql *ql, int64_t wait_ms, struct qli_call *call)
-{
-    enum ql_status status;
-    struct qli_attempt attempt = qli_attempt_first(ql, wait_ms);
-    do
-        status = qli_handle_begin(ql, attempt.wait_ms, call);
-    while (qli_attempt_again(ql, &attempt, NULL, NULL, &status));
-    call->wait_ms = wait_ms;
-    return status;
-}
-
 /* Begins a call that the host is told of: the disk is slow. */
 static enum ql_status begin(struct ql *ql, int64_t wait_ms, struct qli_call *call, void **token)
 {
-    enum ql_status status = begin_call(ql, wait_ms, call);
+    enum ql_status status = qli_attempt_begin(ql, wait_ms, call);
     *token = status == QL_OK ? qli_handle_begins_to_wait(ql) : NULL;
     return status;
 }
@@ -57,7 +41,7 @@ enum ql_status ql_flush(struct ql *ql, struct ql_error *error)
     if (begun != QL_OK)
         qli_error(error, begun, 0, "%s", ql_status_text(begun));
     else if (qli_engine_has_ledger(call.engine))
-        status = flush(ql, &call, error);
+        status = qli_flusher_flush(&ql->store->flusher, call.self, call.wait_ms, error);
     if (status == QL_OK && qli_engine_has_ledger(call.engine))
         status = qli_flusher_look(&ql->store->flusher, call.wait_ms, error);
     end(ql, begun, token);
@@ -69,7 +53,7 @@ enum ql_status ql_flush_lag(struct ql *ql, int64_t *lag_ms)
     struct qli_call call;
     if (ql == NULL || lag_ms == NULL)
         return QL_E_INVALID;
-    enum ql_status status = begin_call(ql, ql->options.admit_wait_ms, &call);
+    enum ql_status status = qli_attempt_begin(ql, ql->options.admit_wait_ms, &call);
     if (status == QL_OK)
         *lag_ms = qli_engine_has_ledger(call.engine) ? qli_flusher_lag_ms(&ql->store->flusher) : 0;
     return status;
@@ -195,12 +179,11 @@ enum ql_status ql_history(struct ql *ql, const char *subject, const char *meter,
         *stopped = 0;
     enum ql_status begun = begin(ql, ql->options.admit_wait_ms, &call, &token);
     enum ql_status status = begun == QL_OK ? qli_subject_name(call.engine, subject, &name) : begun;
-    bool has_ledger = begun == QL_OK && qli_engine_has_ledger(call.engine);
-    if (status == QL_OK && to > from && has_ledger)
+    if (status == QL_OK && to > from && qli_engine_has_ledger(call.engine))
         status = read_history(ql, &call, &name, day_of(from), day_of(to - 1), &entries);
-    end(ql, begun, token);
-    if (status == QL_OK && to > from && !has_ledger)
+    else if (status == QL_OK && to > from)
         status = read_windows(&call, &name, day_of(from), day_of(to - 1), &entries);
+    end(ql, begun, token);
     int ended = status == QL_OK ? show(&entries, visit, context) : 0;
     if (stopped != NULL)
         *stopped = ended;
@@ -241,7 +224,7 @@ static enum ql_status copy_ledger(struct ql *ql, const struct qli_call *call, co
         return status;
     status = qli_ledger_copy(&reader, path);
     if (status != QL_OK)
-        qli_error(error, status, 0, "%s", reader.error.text);
+        qli_ledger_explain(&reader, status, error);
     qli_flusher_close_reader(flusher, &reader);
     return status;
 }

@@ -95,10 +95,12 @@ static enum ql_status take_lease(struct ql *ql, const char *subject, const struc
     struct qli_call call;
     struct qli_name name;
     enum ql_status status;
+    bool begun;
     struct qli_attempt attempt = qli_attempt_first(ql, ql->options.admit_wait_ms);
     do {
         status = begin_with_subject(ql, attempt.wait_ms, subject, &call, &name);
-        if (status != QL_OK)
+        begun = status == QL_OK;
+        if (!begun)
             continue;
         if (wish->age_ns + wish->ttl_ns > 0 && call.boot_ns == 0)
             announce_deadlines(&call);
@@ -109,9 +111,9 @@ static enum ql_status take_lease(struct ql *ql, const char *subject, const struc
             .ttl_ns = wish->ttl_ns,
         };
         status = qli_operation_admit(&call, &name, &admission, lease, verdict);
-        if (status == QL_E_FULL && ql->options.when_full == QL_FULL_ADMIT)
-            status = admit_uncounted(&call, lease);
     } while (qli_attempt_again(ql, &attempt, &call, subject, &status));
+    if (begun && status == QL_E_FULL && ql->options.when_full == QL_FULL_ADMIT)
+        return admit_uncounted(&call, lease);
     return status;
 }
 

@@ -8,7 +8,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #ifdef __SANITIZE_THREAD__
 #include <sanitizer/tsan_interface.h>
@@ -152,10 +151,8 @@ static enum ql_status lock_self(struct qli_region *region, int64_t wait_ms)
 {
     int64_t deadline_ns = qli_clock_boot_ns() + wait_ms * QLI_NS_PER_MS;
     while (pthread_mutex_trylock(&region->self->mutex) != 0) {
-        if (qli_clock_boot_ns() >= deadline_ns)
+        if (!qli_clock_nap(deadline_ns))
             return QL_E_BUSY;
-        struct timespec nap = {.tv_sec = 0, .tv_nsec = QLI_NS_PER_MS};
-        nanosleep(&nap, NULL);
     }
     return QL_OK;
 }

@@ -39,17 +39,6 @@ struct walk {
     void *context;
 };
 
-/* Begins a call that waits for no lock but that of the limits. */
-static enum ql_status begin(struct ql *ql, struct qli_call *call)
-{
-    enum ql_status status;
-    struct qli_attempt attempt = qli_attempt_first(ql, ql->options.admit_wait_ms);
-    do
-        status = qli_handle_begin(ql, attempt.wait_ms, call);
-    while (qli_attempt_again(ql, &attempt, NULL, NULL, &status));
-    return status;
-}
-
 static enum ql_status try_batch(const struct walk *walk, int64_t wait_ms, uint64_t shard,
                                 uint64_t *next, struct copy copies[BATCH], size_t *count)
 {
@@ -104,7 +93,7 @@ static enum ql_status walk_all(const struct walk *walk, int *stopped)
     struct qli_call call;
     stopped = stopped != NULL ? stopped : &unused;
     *stopped = 0;
-    enum ql_status status = begin(walk->ql, &call);
+    enum ql_status status = qli_attempt_begin(walk->ql, walk->ql->options.admit_wait_ms, &call);
     if (status == QL_OK)
         status = qli_operation_reap_dead(&call, QLI_NO_SHARD);
     uint64_t shards = walk->ql->store->engine.geometry.shard_count;
@@ -166,9 +155,11 @@ static void describe_lease(const struct qli_call *call, const struct qli_section
         .timed = lease->holder == 0,
     };
     /* It is not over, so something is left; 0 would say that it has no deadline. */
-    if (lease->deadline_ns != 0)
+    if (lease->deadline_ns != 0) {
+        int64_t boot_ns = call->boot_ns != 0 ? call->boot_ns : qli_clock_boot_ns();
         info->expires_in_ms =
-            1 + (qli_engine_amount(lease->deadline_ns) - call->boot_ns - 1) / QLI_NS_PER_MS;
+            1 + (qli_engine_amount(lease->deadline_ns) - boot_ns - 1) / QLI_NS_PER_MS;
+    }
 }
 
 static enum ql_status copy_lease_locked(const struct qli_call *call, struct qli_section *section,
@@ -212,7 +203,7 @@ enum ql_status ql_limits(struct ql *ql, struct ql_limit *limits, size_t *count)
     struct qli_call call;
     if (ql == NULL || limits == NULL || count == NULL)
         return QL_E_INVALID;
-    enum ql_status status = begin(ql, &call);
+    enum ql_status status = qli_attempt_begin(ql, ql->options.admit_wait_ms, &call);
     if (status != QL_OK)
         return status;
     *count = call.limits->count;
@@ -230,43 +221,41 @@ static enum ql_status begin_verifying(struct ql *ql, int64_t wait_ms, struct qli
     return qli_error(error, status, 0, "%s", ql_status_text(status));
 }
 
-static enum ql_status verify_region(struct ql *ql, struct ql_verify_report *report,
-                                    struct ql_error *error)
+/* *call is then a begun one. */
+static enum ql_status verify_region(struct ql *ql, struct qli_call *call,
+                                    struct ql_verify_report *report, struct ql_error *error)
 {
-    struct qli_call call;
     enum ql_status status;
     struct qli_attempt attempt = qli_attempt_first(ql, ql->options.charge_wait_ms);
     do {
-        status = begin_verifying(ql, attempt.wait_ms, &call, error);
+        status = begin_verifying(ql, attempt.wait_ms, call, error);
         if (status != QL_OK)
             continue;
         int64_t lag_ms =
-            qli_engine_has_ledger(call.engine) ? qli_flusher_lag_ms(&ql->store->flusher) : 0;
-        status = qli_verify(&call, report, error); /* fills in all of the report */
+            qli_engine_has_ledger(call->engine) ? qli_flusher_lag_ms(&ql->store->flusher) : 0;
+        status = qli_verify(call, report, error); /* fills in all of the report */
         report->flush_lag_ms = lag_ms;
     } while (qli_attempt_again(ql, &attempt, NULL, NULL, &status));
     return status;
 }
 
-static enum ql_status verify_ledger(struct ql *ql, struct ql_error *error)
+static enum ql_status verify_ledger(struct ql *ql, struct qli_call *call, struct ql_error *error)
 {
-    struct qli_call call;
-    enum ql_status status = begin_verifying(ql, ql->options.charge_wait_ms, &call, error);
-    if (status != QL_OK)
-        return status;
-    if (!qli_engine_has_ledger(call.engine))
+    if (!qli_engine_has_ledger(call->engine))
         return QL_OK;
+    call->wait_ms = ql->options.charge_wait_ms;
     void *token = qli_handle_begins_to_wait(ql);
-    status = qli_compare(&ql->store->flusher, &call, error);
+    enum ql_status status = qli_compare(&ql->store->flusher, call, error);
     qli_handle_ends_to_wait(ql, token);
     return status;
 }
 
 enum ql_status ql_verify(struct ql *ql, struct ql_verify_report *report, struct ql_error *error)
 {
+    struct qli_call call;
     struct ql_verify_report unused;
     if (ql == NULL)
         return qli_error(error, QL_E_INVALID, 0, "the handle is NULL");
-    enum ql_status status = verify_region(ql, report != NULL ? report : &unused, error);
-    return status == QL_OK ? verify_ledger(ql, error) : status;
+    enum ql_status status = verify_region(ql, &call, report != NULL ? report : &unused, error);
+    return status == QL_OK ? verify_ledger(ql, &call, error) : status;
 }

@@ -55,3 +55,12 @@ int64_t qli_clock_boot_ns(void)
         offset = learn_namespace_offset();
     return qli_clock_read_ns(CLOCK_BOOTTIME) - offset;
 }
+
+bool qli_clock_nap(int64_t deadline_ns)
+{
+    const struct timespec nap = {.tv_nsec = QLI_NS_PER_MS};
+    if (qli_clock_boot_ns() >= deadline_ns)
+        return false;
+    nanosleep(&nap, NULL);
+    return true;
+}

@@ -7,6 +7,7 @@
 #ifndef QLI_BASE_CLOCK_H
 #define QLI_BASE_CLOCK_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <time.h>
 
@@ -26,6 +27,10 @@ static inline int64_t qli_clock_calendar_ns(void)
 {
     return qli_clock_read_ns(CLOCK_REALTIME_COARSE);
 }
+
+/* Sleeps for a millisecond, between two tries of something. false: it did not, as the
+ * deadline (in nanoseconds since boot) is over. */
+bool qli_clock_nap(int64_t deadline_ns);
 
 /* Nanoseconds since boot, suspend included; the same in every time namespace. */
 int64_t qli_clock_boot_ns(void);

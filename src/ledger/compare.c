@@ -7,6 +7,7 @@
 
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "engine/limits.h"
 #include "ledger/flush.h"
@@ -39,7 +40,7 @@ static enum ql_status compare_total(struct qli_flusher *flusher, const struct ql
     enum ql_status status =
         qli_ledger_read_subject(&flusher->ledger, subject, total->day, find_amount, &looking);
     if (status != QL_OK)
-        return qli_error(error, status, 0, "%s", flusher->ledger.error.text);
+        return qli_ledger_explain(&flusher->ledger, status, error);
     bool agree = total->dirty ? looking.amount <= total->amount : looking.amount == total->amount;
     int64_t today = (int64_t)qli_page_load(&flusher->engine->page->day);
     bool removed = !looking.found && total->day < today - 1; /* as its history is over */
@@ -99,27 +100,39 @@ static enum ql_status check_file(struct qli_flusher *flusher, const struct qli_c
         return status;
     status = qli_ledger_check(&reader);
     if (status != QL_OK)
-        qli_error(error, status, 0, "%s", reader.error.text);
+        qli_ledger_explain(&reader, status, error);
     qli_flusher_close_reader(flusher, &reader);
     return status;
 }
 
+static enum ql_status compare_in_turn(struct qli_flusher *flusher, const struct qli_call *call,
+                                      uint64_t shard, int64_t wait_ms, struct ql_error *error)
+{
+    if (!qli_flusher_enter(flusher, wait_ms))
+        return qli_flusher_not_entered(flusher, wait_ms, error);
+    enum ql_status status = qli_flush_connect(flusher);
+    if (status == QL_OK)
+        status = compare_shard(flusher, call, shard, error);
+    else if (status == QLI_MUST_FLUSH)
+        status = qli_error(error, QL_E_BUSY, 0, "the ledger was replaced meanwhile: try again");
+    else
+        qli_ledger_explain(&flusher->ledger, status, error);
+    qli_flusher_leave(flusher);
+    return status;
+}
+
+/* Does not stay in the ledger to wait for a shard's lock: others want to write. */
 enum ql_status qli_compare(struct qli_flusher *flusher, const struct qli_call *call,
                            struct ql_error *error)
 {
+    const struct qli_call hasty = qli_flush_hasty_call(call);
     enum ql_status status = check_file(flusher, call, error);
+    int64_t deadline_ns = qli_clock_boot_ns() + call->wait_ms * QLI_NS_PER_MS;
     uint64_t shards = flusher->engine->geometry.shard_count;
     for (uint64_t shard = 0; status == QL_OK && shard < shards; shard++) {
-        if (!qli_flusher_enter(flusher, call->wait_ms))
-            return qli_flusher_not_entered(flusher, call->wait_ms, error);
-        status = qli_flush_connect(flusher);
-        if (status == QL_OK)
-            status = compare_shard(flusher, call, shard, error);
-        else if (status == QLI_MUST_FLUSH)
-            status = qli_error(error, QL_E_BUSY, 0, "the ledger was replaced meanwhile: try again");
-        else
-            qli_error(error, status, 0, "%s", flusher->ledger.error.text);
-        qli_flusher_leave(flusher);
+        do
+            status = compare_in_turn(flusher, &hasty, shard, call->wait_ms, error);
+        while (status == QL_E_BUSY && qli_clock_nap(deadline_ns));
     }
     return status;
 }

@@ -111,8 +111,7 @@ static bool has_our_epoch(const struct qli_flusher *flusher, const struct qli_le
     return memcmp(meta->epoch, flusher->engine->region.header->uuid, sizeof meta->epoch) == 0;
 }
 
-/* Whether this is the ledger that the totals that are not dirty are in. */
-static bool is_known(const struct qli_flusher *flusher, const struct qli_ledger_meta *meta)
+bool qli_flush_knows(const struct qli_flusher *flusher, const struct qli_ledger_meta *meta)
 {
     const struct qli_ledger_page *page = flusher->engine->ledger;
     return has_our_epoch(flusher, meta) &&
@@ -157,7 +156,7 @@ static enum ql_status begin(struct qli_flusher *flusher, const struct qli_call *
     enum ql_status status = connect(flusher);
     if (status == QL_OK)
         status = qli_ledger_begin(ledger, meta);
-    if (status != QL_OK || is_known(flusher, meta))
+    if (status != QL_OK || qli_flush_knows(flusher, meta))
         return status;
     qli_ledger_rollback(ledger);
     return adopt(flusher, call);
@@ -358,18 +357,13 @@ static enum ql_status flush_once(struct qli_flusher *flusher, struct qli_call *c
     return status == QL_OK ? prune(flusher, call) : status;
 }
 
-bool qli_flush_knows(const struct qli_flusher *flusher, const struct qli_ledger_meta *meta)
-{
-    return is_known(flusher, meta);
-}
-
 enum ql_status qli_flush_connect(struct qli_flusher *flusher)
 {
     struct qli_ledger_meta meta;
     enum ql_status status = connect(flusher);
     if (status == QL_OK)
         status = qli_ledger_read_meta(&flusher->ledger, &meta);
-    return status == QL_OK && !is_known(flusher, &meta) ? QLI_MUST_FLUSH : status;
+    return status == QL_OK && !qli_flush_knows(flusher, &meta) ? QLI_MUST_FLUSH : status;
 }
 
 enum ql_status qli_flush(struct qli_flusher *flusher, uint64_t self)

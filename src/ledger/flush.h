@@ -7,6 +7,15 @@
 /* For a shard's lock, by whoever has entered the flusher, whom others wait for. */
 #define QLI_FLUSH_SHARD_WAIT_MS 20
 
+/* The call, as it waits for a shard's lock there. */
+static inline struct qli_call qli_flush_hasty_call(const struct qli_call *call)
+{
+    struct qli_call hasty = *call;
+    if (hasty.wait_ms > QLI_FLUSH_SHARD_WAIT_MS)
+        hasty.wait_ms = QLI_FLUSH_SHARD_WAIT_MS;
+    return hasty;
+}
+
 /* Writes what is dirty, as the holder self, who has entered the flusher. The
  * answers are those of qli_flusher_flush. */
 enum ql_status qli_flush(struct qli_flusher *flusher, uint64_t self);

@@ -67,21 +67,12 @@ void qli_flusher_leave(struct qli_flusher *flusher)
     pthread_mutex_unlock(&flusher->mutex);
 }
 
-bool qli_flusher_naps(int64_t deadline_ns)
-{
-    const struct timespec nap = {.tv_nsec = QLI_NS_PER_MS};
-    if (qli_clock_boot_ns() >= deadline_ns)
-        return false;
-    nanosleep(&nap, NULL);
-    return true;
-}
-
 /* Naps rather than sleeps on the mutex: the holder may be in another process. */
 bool qli_flusher_enter(struct qli_flusher *flusher, int64_t wait_ms)
 {
     int64_t deadline_ns = qli_clock_boot_ns() + wait_ms * QLI_NS_PER_MS;
     while (!try_enter(flusher)) {
-        if (is_detached(flusher) || !qli_flusher_naps(deadline_ns))
+        if (is_detached(flusher) || !qli_clock_nap(deadline_ns))
             return false;
     }
     return true;
@@ -110,8 +101,7 @@ static enum ql_status explain(const struct qli_flusher *flusher, enum ql_status 
                               struct ql_error *error)
 {
     if (status == QL_E_LEDGER || status == QL_E_VERSION || status == QL_E_DETACHED)
-        return qli_error(error, status, flusher->ledger.error.system_errno, "%s",
-                         flusher->ledger.error.text);
+        return qli_ledger_explain(&flusher->ledger, status, error);
     return status == QL_OK ? QL_OK : qli_error(error, status, 0, "%s", ql_status_text(status));
 }
 
@@ -151,7 +141,7 @@ static enum ql_status flush_patiently(struct qli_flusher *flusher, uint64_t self
         status = flush_in_turn(flusher, self, left_ns / QLI_NS_PER_MS, error);
         if (status == QL_E_BUSY && flushed != NULL && qli_page_load(flushed) >= needed)
             return QL_OK;
-    } while (status == QL_E_BUSY && qli_flusher_naps(deadline_ns));
+    } while (status == QL_E_BUSY && qli_clock_nap(deadline_ns));
     return status;
 }
 
@@ -213,12 +203,12 @@ enum ql_status qli_flusher_await(struct qli_flusher *flusher, uint64_t self, uin
 
 /* ---- reading, and fork() ------------------------------------------------- */
 
-/* A flush that left out other shards, as somebody stays in their locks, will do. */
-enum ql_status qli_flusher_lend(struct qli_flusher *flusher, uint64_t self, uint64_t shard,
-                                int64_t wait_ms, struct ql_error *error)
+/* A flush that left out other shards, as somebody stays in their locks, will do: this
+ * word is that of the shard. */
+static enum ql_status lend_in_turn(struct qli_flusher *flusher, uint64_t self,
+                                   const uint64_t *flushed, uint64_t needed, int64_t wait_ms,
+                                   struct ql_error *error)
 {
-    const uint64_t *flushed = &qli_engine_shard(flusher->engine, shard)->flushed;
-    uint64_t needed = qli_page_load(&flusher->engine->ledger->begun) + 1;
     if (!qli_flusher_enter(flusher, wait_ms))
         return qli_flusher_not_entered(flusher, wait_ms, error);
     enum ql_status status = QL_OK;
@@ -233,6 +223,20 @@ enum ql_status qli_flusher_lend(struct qli_flusher *flusher, uint64_t self, uint
         qli_flusher_leave(flusher);
     else
         give_byte(flusher);
+    return status;
+}
+
+enum ql_status qli_flusher_lend(struct qli_flusher *flusher, uint64_t self, uint64_t shard,
+                                int64_t wait_ms, struct ql_error *error)
+{
+    const uint64_t *flushed = &qli_engine_shard(flusher->engine, shard)->flushed;
+    uint64_t needed = qli_page_load(&flusher->engine->ledger->begun) + 1;
+    int64_t deadline_ns = qli_clock_boot_ns() + wait_ms * QLI_NS_PER_MS;
+    enum ql_status status;
+    do {
+        int64_t left_ns = deadline_ns - qli_clock_boot_ns();
+        status = lend_in_turn(flusher, self, flushed, needed, left_ns / QLI_NS_PER_MS, error);
+    } while (status == QL_E_BUSY && qli_clock_nap(deadline_ns));
     return status;
 }
 
@@ -265,7 +269,7 @@ static enum ql_status connect_reader(struct qli_flusher *flusher, int64_t wait_m
         if (status == QL_OK)
             status = qli_ledger_read_meta(reader, &meta);
         if (status != QL_OK)
-            qli_error(error, status, reader->error.system_errno, "%s", reader->error.text);
+            qli_ledger_explain(reader, status, error);
         else if (!qli_flush_knows(flusher, &meta))
             status = qli_error(error, QL_E_BUSY, 0, "the ledger was replaced meanwhile: try again");
     }

@@ -72,10 +72,6 @@ enum ql_status qli_flusher_reopen(struct qli_flusher *flusher, const struct qli_
 bool qli_flusher_enter(struct qli_flusher *flusher, int64_t wait_ms);
 void qli_flusher_leave(struct qli_flusher *flusher);
 
-/* Between two tries to enter: gives way to others for a millisecond, but not past the
- * deadline (CLOCK_BOOTTIME). */
-bool qli_flusher_naps(int64_t deadline_ns);
-
 /* Why it could not be entered: QL_E_BUSY or QL_E_DETACHED. */
 enum ql_status qli_flusher_not_entered(const struct qli_flusher *flusher, int64_t wait_ms,
                                        struct ql_error *error);

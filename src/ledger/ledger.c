@@ -72,6 +72,12 @@ enum ql_status qli_ledger_fail(struct qli_ledger *ledger, int rc)
                      sqlite3_errstr(rc), advice_for(rc, cause));
 }
 
+enum ql_status qli_ledger_explain(const struct qli_ledger *ledger, enum ql_status status,
+                                  struct ql_error *error)
+{
+    return qli_error(error, status, ledger->error.system_errno, "%s", ledger->error.text);
+}
+
 /* ---- the file ------------------------------------------------------------ */
 
 enum ql_status qli_ledger_init(struct qli_ledger *ledger, int directory_fd, struct ql_error *error)

@@ -69,6 +69,10 @@ struct qli_ledger_meta {
 /* Notes why a call to SQLite failed; returns QL_E_LEDGER. */
 enum ql_status qli_ledger_fail(struct qli_ledger *ledger, int rc);
 
+/* Tells of the last failure, with the status. */
+enum ql_status qli_ledger_explain(const struct qli_ledger *ledger, enum ql_status status,
+                                  struct ql_error *error);
+
 /* Keeps a descriptor of its own of the directory. directory_fd -1: none. */
 enum ql_status qli_ledger_init(struct qli_ledger *ledger, int directory_fd, struct ql_error *error);
 

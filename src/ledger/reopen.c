@@ -63,14 +63,12 @@ static enum ql_status reopen_in_turn(struct qli_flusher *flusher, const struct q
 enum ql_status qli_flusher_reopen(struct qli_flusher *flusher, const struct qli_call *call,
                                   const struct qli_name *name)
 {
-    struct qli_call hasty = *call;
-    hasty.wait_ms =
-        call->wait_ms < QLI_FLUSH_SHARD_WAIT_MS ? call->wait_ms : QLI_FLUSH_SHARD_WAIT_MS;
+    const struct qli_call hasty = qli_flush_hasty_call(call);
     int64_t deadline_ns = qli_clock_boot_ns() + call->wait_ms * QLI_NS_PER_MS;
     enum ql_status status;
     do {
         int64_t left_ns = deadline_ns - qli_clock_boot_ns();
         status = reopen_in_turn(flusher, &hasty, name, left_ns / QLI_NS_PER_MS);
-    } while (status == QL_E_BUSY && qli_flusher_naps(deadline_ns));
+    } while (status == QL_E_BUSY && qli_clock_nap(deadline_ns));
     return status;
 }

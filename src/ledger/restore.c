@@ -10,7 +10,6 @@
 #include "ledger/restore.h"
 
 #include <string.h>
-#include <time.h>
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -30,12 +29,10 @@ static enum ql_status take_flusher_byte(struct qli_restore *restore, int lock_fd
 {
     int64_t deadline_ns = qli_clock_boot_ns() + FLUSHER_WAIT_MS * QLI_NS_PER_MS;
     while (!qli_lockfile_take(lock_fd, QLI_BYTE_FLUSHER)) {
-        if (qli_clock_boot_ns() >= deadline_ns)
+        if (!qli_clock_nap(deadline_ns))
             return qli_error(error, QL_E_BUSY, 0,
                              "a process that has lost the store is still writing its ledger: end "
                              "it");
-        struct timespec nap = {.tv_sec = 0, .tv_nsec = QLI_NS_PER_MS};
-        nanosleep(&nap, NULL);
     }
     restore->lock_fd = lock_fd;
     return QL_OK;
@@ -48,7 +45,10 @@ static enum ql_status explain(const struct qli_restore *restore, enum ql_status 
     if (status == QL_E_LEDGER || status == QL_E_VERSION)
         return qli_error(error, status, cause->system_errno,
                          "the store cannot be opened without its budgets: %s", cause->text);
-    return status;
+    if (status == QL_OK || (error != NULL && error->text[0] != '\0'))
+        return status;
+    return qli_error(error, status, 0, "the store cannot be made out of its ledger: %s",
+                     ql_status_text(status));
 }
 
 /* The day of the clock; but a clock that is a little behind the last window that

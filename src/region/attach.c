@@ -21,7 +21,6 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -91,13 +90,11 @@ static enum ql_status enter_store(const struct qli_region *region, int64_t wait_
             deadline_ns += (MAKING_WAIT_MS - wait_ms) * QLI_NS_PER_MS;
             wait_ms = MAKING_WAIT_MS;
         }
-        if (qli_clock_boot_ns() >= deadline_ns)
+        if (!qli_clock_nap(deadline_ns))
             return qli_error(error, QL_E_BUSY, 0,
                              "another process has been opening the store for %lld ms: is it "
                              "stopped?",
                              (long long)wait_ms);
-        struct timespec nap = {.tv_sec = 0, .tv_nsec = QLI_NS_PER_MS};
-        nanosleep(&nap, NULL);
     }
     return QL_OK;
 }

@@ -17,7 +17,6 @@
  */
 #include "region/holder.h"
 
-#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -87,10 +86,8 @@ static enum ql_status find_slot(struct qli_region *region, int token_fd, int64_t
         enum ql_status status = take_slot(region, token_fd, true, reap, context, self);
         if (status == QL_E_FULL)
             status = take_slot(region, token_fd, false, reap, context, self);
-        if (status != QL_E_BUSY || qli_clock_boot_ns() >= deadline_ns)
+        if (status != QL_E_BUSY || !qli_clock_nap(deadline_ns))
             return status;
-        struct timespec nap = {.tv_sec = 0, .tv_nsec = QLI_NS_PER_MS};
-        nanosleep(&nap, NULL);
     }
 }
 

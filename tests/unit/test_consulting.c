@@ -139,6 +139,69 @@ static void a_look_into_the_ledger_keeps_nobody_out(void **state)
     assert_int_equal(checked, QL_OK);
 }
 
+static int visit_entry(void *context, const struct ql_history_entry *entry)
+{
+    *(int64_t *)context += entry->amount;
+    return 0;
+}
+
+struct reading {
+    _Atomic bool over;
+    enum ql_status status;
+    int64_t amount;
+};
+
+static void *read_history(void *context)
+{
+    struct reading *reading = context;
+    reading->status =
+        ql_history(ql, "alice", NULL, 0, INT64_MAX, visit_entry, &reading->amount, NULL);
+    reading->over = true;
+    return NULL;
+}
+
+/* Until somebody has flushed so often, or it is over. */
+static void await_flushes(uint64_t flushes, const _Atomic bool *over)
+{
+    const uint64_t *begun = &ql->store->engine.ledger->begun;
+    flushes += __atomic_load_n(begun, __ATOMIC_ACQUIRE);
+    while (__atomic_load_n(begun, __ATOMIC_ACQUIRE) < flushes && !*over)
+        sched_yield();
+}
+
+static void a_history_is_patient_with_its_shard(void **state)
+{
+    (void)state;
+    pthread_t thread;
+    struct reading reading = {0};
+    struct qli_section section = enter_shard(shard_of("alice"));
+    assert_int_equal(pthread_create(&thread, NULL, read_history, &reading), 0);
+    await_flushes(2, &reading.over);
+    qli_section_leave(&section);
+    pthread_join(thread, NULL);
+    assert_int_equal(reading.status, QL_OK);
+    assert_int_equal(reading.amount, 2);
+}
+
+/* All room is that of subjects whose leases are over, and an earlier day is open. */
+static void room_is_made_for_a_window_too(void **state)
+{
+    (void)state;
+    ql_close(ql);
+    bench_renew();
+    struct ql_options options = bench_options(2);
+    options.lease_max_age_ms = 1;
+    ql = kt_open(bench.store, &options);
+    assert_int_equal(ql_acquire(ql, "alice", &lease, NULL), QL_OK);
+    assert_int_equal(ql_acquire(ql, "bob", &lease, NULL), QL_OK);
+    int64_t over_ns = qli_clock_boot_ns() + 2 * QLI_NS_PER_MS;
+    while (qli_clock_boot_ns() < over_ns)
+        sched_yield();
+    *bench.clock_ns -= BENCH_DAY * QLI_NS_PER_SECOND;
+    charge("carol", 3);
+    assert_int_equal(bench_total(ql, "carol", "bytes"), 3);
+}
+
 /* ---- the host ------------------------------------------------------------ */
 
 static void expect_told_once(void)
@@ -193,7 +256,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         CASE(a_charge_waits_for_no_other_shard),       CASE(a_settle_waits_for_no_other_shard),
-        CASE(a_look_into_the_ledger_keeps_nobody_out), CASE(it_is_told_of_a_charge_that_flushes),
+        CASE(a_look_into_the_ledger_keeps_nobody_out), CASE(a_history_is_patient_with_its_shard),
+        CASE(room_is_made_for_a_window_too),           CASE(it_is_told_of_a_charge_that_flushes),
         CASE(it_is_told_of_a_settle_that_flushes),     CASE(it_is_told_of_a_look_into_the_ledger),
         CASE(it_is_told_of_an_end_without_success),
     };
