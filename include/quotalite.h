@@ -48,8 +48,9 @@
  *   Each call names the answers that are its own. Besides them a call on a handle
  *   may return QL_E_INVALID (NULL where that is not allowed), QL_E_CORRUPT,
  *   QL_E_GONE, QL_E_DETACHED, QL_E_CLOCK and QL_E_NOMEM (the limits have changed);
- *   one that looks at a budget or charges, QL_E_LEDGER (nothing was done; only where
- *   the clock was set back, or a window that the ledger lacks is in the way);
+ *   one that looks at a budget or charges, QL_E_LEDGER, QL_E_VERSION (nothing was done;
+ *   only where the clock was set back, or a window that the ledger lacks is in the
+ *   way) and QL_E_FULL (there is no room to open the subject's windows then);
  *   and the first one in a forked child, which has to become a holder,
  *   QL_E_FULL (max_holders), QL_E_BUSY, QL_E_STORE and QL_E_SYSTEM.
  *
@@ -235,7 +236,8 @@ struct ql_options {
     int64_t lease_max_age_ms;
 
     /* For a lock or for the ledger, to one day; -1: do not wait. Default 100 and 5000. */
-    int64_t admit_wait_ms;  /* in check, acquire, admit, usage, limits, visits and history */
+    int64_t admit_wait_ms;  /* in check, acquire, admit, usage, limits, visits, history,
+                             * flush_lag and token_fd */
     int64_t charge_wait_ms; /* in charge, settle, release, renew, revoke, verify, flush, backup */
 
     /* A clock for tests: nanoseconds since the Unix epoch, negative for "no
@@ -318,10 +320,10 @@ QL_API QL_MUST_USE enum ql_status ql_open(const char *store, const struct ql_opt
 
 /* Closes the handle. No other thread may be in a call with it. Writes to the ledger
  * what it lacks, which takes as long as the disk does, and waits 1 s at most for
- * others to end theirs. The last close of a store in a process releases the leases that the process still holds; in
- * a forked child that made no call they are the parent's, and stay. Waits 0.1 s
- * at most for each lock that is held by a process that does not go on; leases
- * behind it are then ended as those of the dead, by whoever looks next. NULL is
+ * others to end theirs. The last close of a store in a process releases the leases
+ * that the process still holds; in a forked child that made no call they are the
+ * parent's, and stay. Waits 0.1 s at most for each lock that is held by a process
+ * that does not go on; leases behind it are then ended as those of the dead, by whoever looks next. NULL is
  * allowed. */
 QL_API void ql_close(struct ql *ql);
 
@@ -502,7 +504,7 @@ struct ql_usage {
 };
 
 /* The subject as it stands. One that is unknown has used nothing, and is not
- * created. Waits up to admit_wait_ms.
+ * created unless the ledger has to be asked for it. Waits up to admit_wait_ms.
  *
  * QL_E_SUBJECT, QL_E_BUSY. */
 QL_API QL_MUST_USE enum ql_status ql_usage(struct ql *ql, const char *subject,
@@ -559,7 +561,7 @@ QL_API QL_MUST_USE enum ql_status ql_flush(struct ql *ql, struct ql_error *error
 /* Milliseconds since the last completed flush began: what a power cut would lose
  * was charged since then. 0 in a store without a ledger, whatever was charged. A
  * lag of many times the flush interval says that the ledger cannot be written:
- * ql_flush says why. */
+ * ql_flush says why. Waits up to admit_wait_ms where the limits have changed. */
 QL_API QL_MUST_USE enum ql_status ql_flush_lag(struct ql *ql, int64_t *lag_ms);
 
 /* What one meter added up to in one window. */
@@ -588,7 +590,7 @@ QL_API QL_MUST_USE enum ql_status ql_history(struct ql *ql, const char *subject,
  * exists is not touched. To go back to it see docs/ledger.md. error may be NULL.
  *
  * QL_E_INVALID (the file exists, or the store has no ledger), QL_E_LEDGER,
- * QL_E_BUSY, QL_E_SYSTEM. */
+ * QL_E_VERSION, QL_E_BUSY, QL_E_SYSTEM. */
 QL_API QL_MUST_USE enum ql_status ql_backup(struct ql *ql, const char *path,
                                             struct ql_error *error);
 
@@ -612,7 +614,7 @@ struct ql_verify_report {
  * report and error may be NULL. Waits up to charge_wait_ms for each lock.
  *
  * QL_E_CORRUPT (*error names the first invariant that does not hold), QL_E_LEDGER,
- * QL_E_BUSY, QL_E_NOMEM. */
+ * QL_E_VERSION, QL_E_BUSY, QL_E_NOMEM. */
 QL_API QL_MUST_USE enum ql_status ql_verify(struct ql *ql, struct ql_verify_report *report,
                                             struct ql_error *error);
 

@@ -5,7 +5,6 @@
  * table of stores, so a close may wait for it. A forked child has no such thread
  * and starts its own when it becomes a holder.
  */
-#include <errno.h>
 #include <linux/futex.h>
 #include <signal.h>
 #include <sys/syscall.h>
@@ -14,7 +13,6 @@
 
 #include "api/handle.h"
 #include "engine/operation.h"
-#include "region/attach.h"
 
 #define LOOKS_A_TICK 32 /* at holders; 1024 of them are through in 3 s, and faster the more tick */
 #define PERIOD_MAX_NS (200 * QLI_NS_PER_MS)

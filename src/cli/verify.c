@@ -76,9 +76,9 @@ const struct cli_command cli_verify_command = {
     .summary = "whether the store is sound",
     .help = "Checks every invariant of the store while others use it, then writes to the\n"
             "ledger what it lacks, has SQLite check it, and compares the two. Exit status 0:\n"
-            "sound, and how full it is, and the flush lag: for how long nothing had been\n"
-            "written to the ledger (well under a second, where it can be written; 0 without a\n"
-            "ledger). 1: damaged, and the first invariant that does not hold.\n"
+            "sound, and how full it is, and the flush lag: how long ago the last completed\n"
+            "flush began (well under a second, where the ledger can be written; 0 without\n"
+            "one). 1: damaged, and the first invariant that does not hold.\n"
             "\n"
             "Examples:\n"
             "  quotalite verify --store /var/lib/app/quota\n"

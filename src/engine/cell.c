@@ -38,8 +38,8 @@ bool qli_cell_opening_asks(const struct qli_call *call)
            (day != (uint64_t)call->day && qli_engine_has_ledger(engine));
 }
 
-enum ql_status qli_cell_admits_slow(const struct qli_call *call, const struct qli_subject *subject,
-                                    uint32_t meter)
+enum ql_status qli_cell_may_add_slow(const struct qli_call *call, const struct qli_subject *subject,
+                                     uint32_t meter)
 {
     const struct qli_cell *cell = &subject->cells[meter];
     if ((int64_t)cell->day >= call->day)

@@ -65,24 +65,24 @@ static inline int64_t qli_cell_yesterday(const struct qli_call *call, const stru
  * a subject that was evicted since. */
 bool qli_cell_opening_asks(const struct qli_call *call);
 
-enum ql_status qli_cell_admits_slow(const struct qli_call *call, const struct qli_subject *subject,
-                                    uint32_t meter);
+enum ql_status qli_cell_may_add_slow(const struct qli_call *call, const struct qli_subject *subject,
+                                     uint32_t meter);
 
 /* Whether the call may add to the subject's cell: QL_OK, QLI_ASK_LEDGER, or
  * QLI_MUST_FLUSH: its roll-over would drop a window that the ledger lacks. */
-static inline enum ql_status qli_cell_admits(const struct qli_call *call,
-                                             const struct qli_subject *subject, uint32_t meter)
+static inline enum ql_status qli_cell_may_add(const struct qli_call *call,
+                                              const struct qli_subject *subject, uint32_t meter)
 {
     return qli_cell_is_current(call, &subject->cells[meter])
                ? QL_OK
-               : qli_cell_admits_slow(call, subject, meter);
+               : qli_cell_may_add_slow(call, subject, meter);
 }
 
 /* What follows for a cell that is not dirty in that day. */
 void qli_cell_add_slow_locked(struct qli_section *section, struct qli_subject *subject,
                               uint32_t meter, int64_t day, int64_t amount);
 
-/* Adds an amount above 0, undoably, after qli_cell_admits. Stores: the old day and
+/* Adds an amount above 0, undoably, after qli_cell_may_add. Stores: the old day and
  * its total to previous, the new day, its total; or the total alone; then the
  * dirty bits, if they change. */
 static inline void qli_cell_add_locked(struct qli_section *section, struct qli_subject *subject,

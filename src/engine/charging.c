@@ -27,7 +27,7 @@ static enum ql_status charge_once(const struct qli_call *call, const struct qli_
     if (qli_section_closed(&section))
         status = QL_E_GONE;
     else if (index != 0)
-        status = qli_cell_admits(call, qli_subject_at(&section, index), amount.meter);
+        status = qli_cell_may_add(call, qli_subject_at(&section, index), amount.meter);
     else if (qli_cell_opening_asks(call))
         status = QLI_ASK_LEDGER;
     else
@@ -109,13 +109,14 @@ static bool has_subject(const struct qli_lease *slot, const struct qli_subject *
 }
 
 /* Whether all cells may be added to. */
-static enum ql_status admit_amounts(const struct qli_call *call, const struct qli_subject *subject,
-                                    const struct qli_amount *amounts, size_t count)
+static enum ql_status may_add_amounts(const struct qli_call *call,
+                                      const struct qli_subject *subject,
+                                      const struct qli_amount *amounts, size_t count)
 {
     enum ql_status status = QL_OK;
     for (size_t i = 0; i < count && status == QL_OK; i++) {
         if (amounts[i].amount > 0)
-            status = qli_cell_admits(call, subject, amounts[i].meter);
+            status = qli_cell_may_add(call, subject, amounts[i].meter);
     }
     return status;
 }
@@ -152,7 +153,7 @@ static enum ql_status settle_once(const struct qli_call *call, const struct ql_l
         return qli_section_abandon(&section, QL_E_EXPIRED);
     bool kept = qli_lease_is_kept(slot);
     bool late = kept || qli_lease_over_age(slot, call);
-    status = admit_amounts(call, subject, amounts, count);
+    status = may_add_amounts(call, subject, amounts, count);
     if (status != QL_OK)
         return qli_section_abandon(&section, status);
     add_amounts(&section, call, subject, amounts, count);

@@ -251,7 +251,7 @@ static bool total_valid(const struct qli_call *call, const struct qli_total *tot
            total->day >= 0 && (total->day == call->day || total->day == call->day - 1);
 }
 
-/* Stores: the window's day and total; the current day, if the cell has none. */
+/* Stores: the total, with its day if that is the day before; the current day. */
 static void restore_window(struct qli_section *section, struct qli_cell *cell, int64_t today,
                            const struct qli_total *total)
 {

@@ -14,7 +14,6 @@
 #define SPARE_METERS 2u
 #define DEFAULT_HOLDERS 1024u
 #define SUBJECTS_MAX (1u << 24)
-#define SHARDS_MAX 64u
 #define SHARD_SUBJECTS_MIN 256u
 
 enum param {
@@ -133,7 +132,7 @@ enum ql_status qli_engine_plan(const struct ql_options *options, struct qli_regi
     if (meters > QL_METERS_MAX)
         return qli_error(error, QL_E_INVALID, 0, "max_meters is at most %d", QL_METERS_MAX);
     uint64_t shards = 1;
-    while (shards < SHARDS_MAX && subjects / (shards * 2) >= SHARD_SUBJECTS_MIN)
+    while (shards < QLI_SHARDS_MAX && subjects / (shards * 2) >= SHARD_SUBJECTS_MIN)
         shards *= 2;
     *plan = (struct qli_region_plan){
         .stamp = qli_engine_stamp(),
@@ -166,7 +165,7 @@ enum ql_status qli_engine_bind(struct qli_engine *engine, struct ql_error *error
     struct qli_geometry *g = &engine->geometry;
     read_params(header, g);
     const uint64_t many = UINT64_C(1) << 32;
-    if (!is_power_of_two(g->shard_count) || g->shard_count > SHARDS_MAX ||
+    if (!is_power_of_two(g->shard_count) || g->shard_count > QLI_SHARDS_MAX ||
         g->shard_count + 1 != engine->region.guard_count || !is_power_of_two(g->shard_buckets) ||
         g->shard_buckets > many || g->shard_subjects == 0 || g->shard_subjects > many ||
         g->shard_leases == 0 || g->shard_leases > many || g->meter_capacity == 0 ||

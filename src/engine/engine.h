@@ -25,8 +25,10 @@ struct qli_limits {
     struct qli_limits *older;
 };
 
+#define QLI_SHARDS_MAX 64u
+
 struct qli_geometry {
-    uint64_t shard_count; /* a power of two */
+    uint64_t shard_count; /* a power of two, up to QLI_SHARDS_MAX */
     uint64_t shard_subjects;
     uint64_t shard_leases;
     uint64_t shard_buckets; /* a power of two */
@@ -56,10 +58,13 @@ struct qli_engine {
 
 /* Answers of an operation to the layer above, which has the ledger; they never
  * reach a caller. Nothing was done. */
-#define QLI_ASK_LEDGER ((enum ql_status)1000) /* reopen the subject's windows, begin anew */
-#define QLI_MUST_FLUSH                                                                             \
-    ((enum ql_status)1001) /* flush, begin anew: a window that the ledger lacks \
-                                               * would be dropped */
+
+/* Reopen the subject's windows, begin anew. */
+#define QLI_ASK_LEDGER ((enum ql_status)1000)
+
+/* Flush, begin anew: a window that the ledger lacks would be dropped. Also: the ledger
+ * was replaced (qli_flush_connect). */
+#define QLI_MUST_FLUSH ((enum ql_status)1001)
 
 /* What one call carries through the engine. */
 struct qli_call {

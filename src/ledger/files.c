@@ -23,7 +23,7 @@ static enum ql_status refuse_file(struct qli_ledger *ledger, const char *what)
     return qli_error(&ledger->error, QL_E_LEDGER, errno, "cannot %s the ledger (%s): %s", what,
                      QLI_LEDGER_FILE, strerror(errno));
 }
-/* A host may have closed the descriptor and got its number for something else. */
+
 bool qli_files_directory_is_ours(const struct qli_ledger *ledger)
 {
     struct qli_file_id id;
@@ -106,8 +106,6 @@ static bool is_file(struct qli_file_id id, const struct qli_ledger *ledger, cons
     return qli_system_identify(ledger->directory_fd, name, &file) && qli_file_id_equal(id, file);
 }
 
-/* Finds out which descriptors of the process are of the ledger's files, but for those
- * of others. */
 size_t qli_files_find_descriptors(const struct qli_ledger *ledger,
                                   const struct qli_ledger_descriptor *others, size_t other_count,
                                   struct qli_ledger_descriptor *found)
@@ -134,8 +132,6 @@ size_t qli_files_find_descriptors(const struct qli_ledger *ledger,
     return count;
 }
 
-/* A host that closes what it did not open may have got the numbers for files of its
- * own, which SQLite would write to, and close. */
 bool qli_files_descriptors_are_ours(const struct qli_ledger *ledger)
 {
     for (size_t i = 0; i < ledger->descriptor_count; i++) {

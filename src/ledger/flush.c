@@ -40,6 +40,7 @@ struct progress {
     uint64_t written;  /* shards that are written whole, or left out */
     uint64_t left_out; /* a bit for each shard whose lock was not given up */
 };
+_Static_assert(QLI_SHARDS_MAX <= 64, "a bit for each shard");
 
 static struct qli_call call_of(struct qli_flusher *flusher, uint64_t self)
 {

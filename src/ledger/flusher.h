@@ -53,8 +53,8 @@ enum ql_status qli_flusher_flush(struct qli_flusher *flusher, uint64_t self, int
 enum ql_status qli_flusher_flush_shard(struct qli_flusher *flusher, uint64_t self, uint64_t shard,
                                        int64_t wait_ms);
 
-/* The same as qli_flusher_flush if the last flush began so long ago that the next one is due, by the
- * process that made it, or twice as long ago. Waits for nobody. */
+/* The same as qli_flusher_flush if the last flush began so long ago that the next one
+ * is due, by the process that made it, or twice as long ago. Waits for nobody. */
 void qli_flusher_tick(struct qli_flusher *flusher, uint64_t self, int64_t interval_ns);
 
 /* Returns once a flush that began after this call has written the shard: another

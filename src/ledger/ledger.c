@@ -5,11 +5,9 @@
  */
 #include "ledger/ledger.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -17,7 +15,6 @@
 #include "base/system.h"
 #include "ledger/files.h"
 #include "ledger/schema.h"
-#include "rules/name.h"
 #include "rules/window.h"
 
 #define BUSY_WAIT_MS 1000 /* for a reader that is in SQLite's way; writers are kept apart by us */

@@ -17,8 +17,6 @@
 _Static_assert(QLI_KEY_INLINE == 96, "a longer key takes two slots");
 #define LAST_DAY (INT64_MAX / QLI_SECONDS_PER_DAY - 1) /* that ends at a time which there is */
 
-/* A file that anybody may have edited: what is no subject, meter or amount of ours
- * is passed over. */
 static bool read_row(sqlite3_stmt *statement, struct qli_ledger_row *row)
 {
     uint32_t levels;

@@ -18,11 +18,12 @@
 #include "ledger/page.h"
 #include "region/lockfile.h"
 #include "rules/limit.h"
+#include "rules/timeline.h"
 #include "rules/window.h"
 
 #define HISTORY_DAYS 400
+#define BACK_NS (QLI_TIMELINE_BACK_SECONDS * QLI_NS_PER_SECOND)
 #define FLUSHER_WAIT_MS 4000 /* below what others wait for ATTACH, which is ours meanwhile */
-#define STEP_BACK_NS (3600 * QLI_NS_PER_SECOND) /* a clock that is so far behind is not believed */
 
 static enum ql_status take_flusher_byte(struct qli_restore *restore, int lock_fd,
                                         struct ql_error *error)
@@ -58,7 +59,7 @@ static int64_t choose_day(int64_t calendar_ns, int64_t last_day)
     if (calendar_ns < 0) /* the clock gave no time */
         return last_day;
     int64_t day = qli_window_day(calendar_ns);
-    bool a_little_behind = last_day > day && qli_window_day(calendar_ns + STEP_BACK_NS) >= last_day;
+    bool a_little_behind = last_day > day && qli_window_day(calendar_ns + BACK_NS) >= last_day;
     return a_little_behind ? last_day : day;
 }
 

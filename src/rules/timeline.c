@@ -10,7 +10,6 @@
 #define LEAP_NS (60 * QLI_NS_PER_SECOND)    /* a reading that is further ahead is a leap */
 #define LASTING_NS (60 * QLI_NS_PER_SECOND) /* leaps that are seen for so long are the time */
 #define REFRESH_NS QLI_NS_PER_SECOND        /* less than this is not worth a store that all share */
-#define BACK_SECONDS 3600                   /* a reading so long before the day still is of it */
 
 /* Whether leaps have lasted; notes the first. One that was seen in the future is damage. */
 static bool leaps_have_lasted(struct qli_timeline *words, uint64_t boot_ns)
@@ -37,7 +36,8 @@ static bool believe(struct qli_timeline *words, const struct qli_reading *readin
 
 static bool far_before(uint64_t day, int64_t calendar_ns)
 {
-    return calendar_ns / QLI_NS_PER_SECOND < qli_window_end((int64_t)day - 1) - BACK_SECONDS;
+    return calendar_ns / QLI_NS_PER_SECOND <
+           qli_window_end((int64_t)day - 1) - QLI_TIMELINE_BACK_SECONDS;
 }
 
 static void move_day(struct qli_timeline *words, const struct qli_reading *reading, uint64_t day)

@@ -20,6 +20,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* A reading so long before the day still is of it. */
+#define QLI_TIMELINE_BACK_SECONDS 3600
+
 /* As the words of the same names in the store page (engine/layout.h). */
 struct qli_timeline {
     uint64_t day;

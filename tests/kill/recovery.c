@@ -84,7 +84,7 @@ static bool is_astray(const struct qli_section *section, const struct qli_lease 
             subject->hash != slot->subject_hash);
 }
 
-static size_t add_leases(const char *directory, char *dump, size_t size)
+static void add_leases(const char *directory, char *dump, size_t size)
 {
     struct kt_view view = kt_view_open(directory);
     struct qli_engine engine = kt_view_engine(&view);
@@ -98,7 +98,7 @@ static size_t add_leases(const char *directory, char *dump, size_t size)
                 (unsigned long long)i, (unsigned long long)qli_lease_generation(slot),
                 (int)shown_state(slot), is_astray(&section, slot) ? " astray" : "");
     }
-    return used;
+    kt_view_close(&view);
 }
 
 void kt_recover_dump(const char *directory, char *dump, size_t size)

@@ -2,7 +2,7 @@
  *
  * Steps through a process and keeps the states that a store's directory goes
  * through: one after each instruction that changed a byte of a mapped region,
- * and after each system call that changed a file. Nothing else changes what
+ * and after each system call that changed a file. Nothing else of ours changes what
  * others see, so nothing else is a step: regions are mapped for reading only,
  * and an instruction that stores into one is a fault, at which it is let go on
  * alone. What SQLite stores into its own index is not a step.
