@@ -46,7 +46,7 @@ enum ql_status qli_cell_may_add_slow(const struct qli_call *call, const struct q
         return is_ahead(call, cell) ? QLI_ASK_LEDGER : QL_OK;
     if (qli_cell_opening_asks(call))
         return QLI_ASK_LEDGER;
-    bool drops = (qli_subject_dirty(subject) & qli_dirty_previous(meter)) != 0;
+    bool drops = (qli_subject_dirty(subject) & qli_subject_previous_bit(meter)) != 0;
     return drops && qli_engine_has_ledger(call->engine) ? QLI_MUST_FLUSH : QL_OK;
 }
 
@@ -58,9 +58,9 @@ void qli_cell_add_slow_locked(struct qli_section *section, struct qli_subject *s
     uint64_t dirty = old_dirty;
     int64_t total = amount;
     if ((int64_t)cell->day < day) {
-        bool moves = (dirty & qli_dirty_current(meter)) != 0;
-        dirty &= ~qli_dirty_previous(meter);
-        dirty |= moves ? qli_dirty_previous(meter) : 0;
+        bool moves = (dirty & qli_subject_current_bit(meter)) != 0;
+        dirty &= ~qli_subject_previous_bit(meter);
+        dirty |= moves ? qli_subject_previous_bit(meter) : 0;
         qli_section_store(section, &cell->previous_day, cell->day);
         qli_section_store(section, &cell->previous_total, cell->total);
         qli_section_store(section, &cell->day, (uint64_t)day);
@@ -68,7 +68,7 @@ void qli_cell_add_slow_locked(struct qli_section *section, struct qli_subject *s
         total = qli_limit_add(qli_engine_amount(cell->total), amount);
     }
     qli_section_store(section, &cell->total, (uint64_t)total);
-    dirty |= qli_dirty_current(meter);
+    dirty |= qli_subject_current_bit(meter);
     if (dirty != old_dirty)
         qli_subject_set_dirty_locked(section, subject, dirty);
 }

@@ -89,7 +89,7 @@ static inline void qli_cell_add_locked(struct qli_section *section, struct qli_s
                                        uint32_t meter, int64_t day, int64_t amount)
 {
     struct qli_cell *cell = &subject->cells[meter];
-    bool dirty = (qli_subject_dirty(subject) & qli_dirty_current(meter)) != 0;
+    bool dirty = (qli_subject_dirty(subject) & qli_subject_current_bit(meter)) != 0;
     if (__builtin_expect((int64_t)cell->day < day || !dirty, 0)) {
         qli_cell_add_slow_locked(section, subject, meter, day, amount);
         return;

@@ -14,7 +14,7 @@
 /* The bits that a subject of this store can have. */
 static uint64_t valid_bits(const struct qli_section *section)
 {
-    uint64_t meters = qli_dirty_current(section->engine->geometry.meter_capacity) - 1;
+    uint64_t meters = qli_subject_current_bit(section->engine->geometry.meter_capacity) - 1;
     return meters | meters << QL_METERS_MAX;
 }
 
@@ -25,7 +25,7 @@ static uint64_t next_marked(const struct qli_section *section, uint64_t index)
 {
     uint64_t count = section->engine->geometry.shard_subjects;
     while (index++ < count) {
-        uint64_t word = *qli_subject_dirty_word(section, index) >> (index - 1) % 64;
+        uint64_t word = *qli_subject_bitmap_word(section, index) >> (index - 1) % 64;
         if (word != 0) {
             index += (uint64_t)__builtin_ctzll(word);
             return index <= count ? index : 0;
@@ -72,8 +72,8 @@ static enum ql_status copy_subject(const struct qli_section *section, uint64_t i
     found->count = 0;
     for (uint64_t m = 0; m < section->engine->geometry.meter_capacity; m++) {
         const struct qli_cell *cell = &subject->cells[m];
-        bool previous = (dirty & qli_dirty_previous(m)) != 0;
-        bool current = (dirty & qli_dirty_current(m)) != 0;
+        bool previous = (dirty & qli_subject_previous_bit(m)) != 0;
+        bool current = (dirty & qli_subject_current_bit(m)) != 0;
         if (previous || (all && cell->previous_total != 0))
             add_total(found, m, cell->previous_day, cell->previous_total, previous);
         if (current || (all && cell->total != 0))
@@ -157,9 +157,9 @@ static uint64_t bit_of(const struct qli_subject *subject, const struct qli_total
     uint64_t day = (uint64_t)total->day;
     uint64_t amount = (uint64_t)total->amount;
     if (cell->day == day)
-        return cell->total == amount ? qli_dirty_current(total->meter) : 0;
+        return cell->total == amount ? qli_subject_current_bit(total->meter) : 0;
     if (cell->previous_day == day)
-        return cell->previous_total == amount ? qli_dirty_previous(total->meter) : 0;
+        return cell->previous_total == amount ? qli_subject_previous_bit(total->meter) : 0;
     return 0;
 }
 
@@ -204,8 +204,8 @@ static void mark_subject(struct qli_section *section, uint64_t index)
     uint64_t dirty = qli_subject_dirty(subject);
     for (uint64_t m = 0; m < section->engine->geometry.meter_capacity; m++) {
         const struct qli_cell *cell = &subject->cells[m];
-        dirty |= cell->total != 0 ? qli_dirty_current(m) : 0;
-        dirty |= cell->previous_total != 0 ? qli_dirty_previous(m) : 0;
+        dirty |= cell->total != 0 ? qli_subject_current_bit(m) : 0;
+        dirty |= cell->previous_total != 0 ? qli_subject_previous_bit(m) : 0;
     }
     if (dirty == qli_subject_dirty(subject))
         return;

@@ -105,8 +105,8 @@ void qli_subject_set_dirty_locked(struct qli_section *section, struct qli_subjec
         return;
     struct qli_shard *shard = section->shard;
     uint64_t index = qli_subject_index(section, subject);
-    uint64_t *word = qli_subject_dirty_word(section, index);
-    qli_section_store(section, word, *word ^ qli_subject_dirty_bit(index));
+    uint64_t *word = qli_subject_bitmap_word(section, index);
+    qli_section_store(section, word, *word ^ qli_subject_bitmap_bit(index));
     qli_section_store(section, &shard->dirty_count,
                       was_dirty ? shard->dirty_count - 1 : shard->dirty_count + 1);
 }

@@ -30,18 +30,18 @@ static inline uint64_t qli_subject_extension(const struct qli_subject *subject)
     return subject->meta >> 32;
 }
 
-/* The dirty bits: qli_dirty_current and qli_dirty_previous of the meters. */
+/* The dirty bits: qli_subject_current_bit and qli_subject_previous_bit of the meters. */
 static inline uint64_t qli_subject_dirty(const struct qli_subject *subject)
 {
     return subject->meta >> 16 & 0xffff;
 }
 
-static inline uint64_t qli_dirty_current(uint64_t meter)
+static inline uint64_t qli_subject_current_bit(uint64_t meter)
 {
     return UINT64_C(1) << meter;
 }
 
-static inline uint64_t qli_dirty_previous(uint64_t meter)
+static inline uint64_t qli_subject_previous_bit(uint64_t meter)
 {
     return UINT64_C(1) << (QL_METERS_MAX + meter);
 }
@@ -117,14 +117,14 @@ enum ql_status qli_subject_insert_locked(struct qli_section *section, const stru
                                          int64_t day, uint64_t *index);
 
 /* The word of the bitmap that has the subject's bit, and that bit. */
-static inline uint64_t *qli_subject_dirty_word(const struct qli_section *section, uint64_t index)
+static inline uint64_t *qli_subject_bitmap_word(const struct qli_section *section, uint64_t index)
 {
     unsigned char *bitmap =
         (unsigned char *)section->shard + section->engine->geometry.bitmap_offset;
     return (uint64_t *)bitmap + (index - 1) / 64;
 }
 
-static inline uint64_t qli_subject_dirty_bit(uint64_t index)
+static inline uint64_t qli_subject_bitmap_bit(uint64_t index)
 {
     return UINT64_C(1) << (index - 1) % 64;
 }

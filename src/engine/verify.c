@@ -75,10 +75,10 @@ static bool check_dirty(struct walk *walk, const struct qli_subject *subject, ui
     uint64_t capacity = walk->section.engine->geometry.meter_capacity;
     uint64_t dirty = qli_subject_dirty(subject);
     bool marked =
-        (*qli_subject_dirty_word(&walk->section, index) & qli_subject_dirty_bit(index)) != 0;
+        (*qli_subject_bitmap_word(&walk->section, index) & qli_subject_bitmap_bit(index)) != 0;
     walk->dirty += dirty != 0;
     for (uint64_t m = capacity; m < QL_METERS_MAX; m++) {
-        if (dirty & (qli_dirty_current(m) | qli_dirty_previous(m)))
+        if (dirty & (qli_subject_current_bit(m) | qli_subject_previous_bit(m)))
             return fail(walk, "[D1] a meter that there is no room for is dirty");
     }
     return marked == (dirty != 0) ||
@@ -235,7 +235,7 @@ static bool check_bitmap(struct walk *walk)
 {
     uint64_t bits = 0;
     for (uint64_t i = 0; i <= walk->section.engine->geometry.shard_subjects / 64; i++)
-        bits += (uint64_t)__builtin_popcountll(qli_subject_dirty_word(&walk->section, 1)[i]);
+        bits += (uint64_t)__builtin_popcountll(qli_subject_bitmap_word(&walk->section, 1)[i]);
     if (bits != walk->dirty)
         return fail(walk, "[D1] the bitmap has a slot that is no dirty subject");
     return walk->section.shard->dirty_count == walk->dirty ||

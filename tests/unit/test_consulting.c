@@ -13,7 +13,7 @@
 #include <sched.h>
 
 #include "api/handle.h"
-#include "bench.h"
+#include "stage.h"
 
 #define ROOM 4096 /* several shards */
 #define ADMIT_WAIT_MS 20000
@@ -46,16 +46,16 @@ static void charge(const char *subject, int64_t amount)
 /* Two days of which the ledger knows nothing, and a third one has begun. */
 static int set_up(void **state)
 {
-    bench_set_up(state);
-    struct ql_options options = bench_options(ROOM);
+    stage_set_up(state);
+    struct ql_options options = stage_options(ROOM);
     options.admit_wait_ms = ADMIT_WAIT_MS;
     options.charge_wait_ms = CHARGE_WAIT_MS;
     options.wait_begin = begin_wait;
     options.wait_end = end_wait;
-    ql = kt_open(bench.store, &options);
+    ql = kt_open(stage.store, &options);
     for (int day = 0; day < 2; day++) {
         charge("alice", 1);
-        *bench.clock_ns += BENCH_DAY * QLI_NS_PER_SECOND;
+        *stage.clock_ns += STAGE_DAY * QLI_NS_PER_SECOND;
     }
     assert_int_equal(ql_acquire(ql, "alice", &lease, NULL), QL_OK);
     told = told_of_the_end = 0;
@@ -65,7 +65,7 @@ static int set_up(void **state)
 static int tear_down(void **state)
 {
     ql_close(ql);
-    return bench_tear_down(state);
+    return stage_tear_down(state);
 }
 
 static uint64_t shard_of(const char *subject)
@@ -94,8 +94,8 @@ static void a_charge_waits_for_no_other_shard(void **state)
     struct qli_section section = enter_shard(shard_of("alice") ^ 1);
     charge("alice", 1);
     qli_section_leave(&section);
-    assert_int_equal(bench_total(ql, "alice", "bytes"), 1);
-    assert_int_equal(bench_number("SELECT count(*) FROM totals"), 2);
+    assert_int_equal(stage_total(ql, "alice", "bytes"), 1);
+    assert_int_equal(stage_number("SELECT count(*) FROM totals"), 2);
 }
 
 static void a_settle_waits_for_no_other_shard(void **state)
@@ -105,7 +105,7 @@ static void a_settle_waits_for_no_other_shard(void **state)
     struct qli_section section = enter_shard(shard_of("alice") ^ 1);
     assert_int_equal(ql_settle(ql, lease, &bytes, 1), QL_OK);
     qli_section_leave(&section);
-    assert_int_equal(bench_total(ql, "alice", "bytes"), 5);
+    assert_int_equal(stage_total(ql, "alice", "bytes"), 5);
 }
 
 static void *check_bob(void *context)
@@ -122,7 +122,7 @@ static void a_look_into_the_ledger_keeps_nobody_out(void **state)
     enum ql_status checked;
     struct qli_flusher *flusher = &ql->store->flusher;
     charge("alice", 1);
-    *bench.clock_ns -= BENCH_DAY * QLI_NS_PER_SECOND;
+    *stage.clock_ns -= STAGE_DAY * QLI_NS_PER_SECOND;
     told = 0;
     assert_true(qli_flusher_enter(flusher, 0));
     assert_int_equal(pthread_create(&thread, NULL, check_bob, &checked), 0);
@@ -188,18 +188,18 @@ static void room_is_made_for_a_window_too(void **state)
 {
     (void)state;
     ql_close(ql);
-    bench_renew();
-    struct ql_options options = bench_options(2);
+    stage_renew();
+    struct ql_options options = stage_options(2);
     options.lease_max_age_ms = 1;
-    ql = kt_open(bench.store, &options);
+    ql = kt_open(stage.store, &options);
     assert_int_equal(ql_acquire(ql, "alice", &lease, NULL), QL_OK);
     assert_int_equal(ql_acquire(ql, "bob", &lease, NULL), QL_OK);
     int64_t over_ns = qli_clock_boot_ns() + 2 * QLI_NS_PER_MS;
     while (qli_clock_boot_ns() < over_ns)
         sched_yield();
-    *bench.clock_ns -= BENCH_DAY * QLI_NS_PER_SECOND;
+    *stage.clock_ns -= STAGE_DAY * QLI_NS_PER_SECOND;
     charge("carol", 3);
-    assert_int_equal(bench_total(ql, "carol", "bytes"), 3);
+    assert_int_equal(stage_total(ql, "carol", "bytes"), 3);
 }
 
 /* ---- the host ------------------------------------------------------------ */
@@ -232,19 +232,19 @@ static void it_is_told_of_a_look_into_the_ledger(void **state)
 {
     (void)state;
     charge("alice", 1);
-    *bench.clock_ns -= BENCH_DAY * QLI_NS_PER_SECOND;
+    *stage.clock_ns -= STAGE_DAY * QLI_NS_PER_SECOND;
     told = told_of_the_end = 0;
     assert_int_equal(ql_check(ql, "bob", NULL, NULL), QL_OK);
     expect_told_once();
-    assert_int_equal(bench_total(ql, "alice", "bytes"), 1);
+    assert_int_equal(stage_total(ql, "alice", "bytes"), 1);
 }
 
 static void it_is_told_of_an_end_without_success(void **state)
 {
     (void)state;
     charge("alice", 1);
-    *bench.clock_ns -= BENCH_DAY * QLI_NS_PER_SECOND;
-    bench_sql("DROP TABLE totals");
+    *stage.clock_ns -= STAGE_DAY * QLI_NS_PER_SECOND;
+    stage_sql("DROP TABLE totals");
     told = told_of_the_end = 0;
     assert_true(ql_check(ql, "bob", NULL, NULL) < QL_OK);
     expect_told_once();

@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #include "api/handle.h"
-#include "bench.h"
+#include "stage.h"
 
 #define ROOM 2
 
@@ -77,18 +77,18 @@ static void end_wait(void *context, void *token)
 
 static void open_store(uint32_t holders)
 {
-    struct ql_options options = bench_options(ROOM);
+    struct ql_options options = stage_options(ROOM);
     options.durability = QL_DURABILITY_NONE;
     options.max_holders = holders;
     options.when_full = QL_FULL_ADMIT;
     options.wait_begin = begin_wait;
     options.wait_end = end_wait;
-    ql = kt_open(bench.store, &options);
+    ql = kt_open(stage.store, &options);
 }
 
 static int set_up(void **state)
 {
-    bench_set_up(state);
+    stage_set_up(state);
     lease = kt_shared(sizeof *lease);
     told = 0;
     open_store(8);
@@ -98,7 +98,7 @@ static int set_up(void **state)
 static int tear_down(void **state)
 {
     ql_close(ql);
-    return bench_tear_down(state);
+    return stage_tear_down(state);
 }
 
 /* Somebody takes slots and dies; then the lock is taken while it is looked for. */
@@ -137,7 +137,7 @@ static void a_settle_for_the_dead_is_late(void **state)
     let_die("alice", NULL);
     assert_int_equal(ql_settle(ql, *lease, &bytes, 1), QL_LATE);
     expect_told();
-    assert_int_equal(bench_total(ql, "alice", "bytes"), 5);
+    assert_int_equal(stage_total(ql, "alice", "bytes"), 5);
 }
 
 static void the_room_of_the_dead_is_used_again(void **state)
@@ -166,7 +166,7 @@ static void a_child_without_a_slot_is_not_admitted(void **state)
 {
     (void)state;
     ql_close(ql);
-    bench_renew();
+    stage_renew();
     open_store(1);
     pid_t pid = kt_fork();
     if (pid == 0)

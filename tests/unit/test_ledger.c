@@ -15,7 +15,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "bench.h"
+#include "stage.h"
 
 static void flush(struct ql *ql)
 {
@@ -50,7 +50,7 @@ static void an_amount_never_becomes_less(void **state)
     struct qli_ledger ledger;
     struct qli_ledger_meta meta;
     struct qli_ledger_meta again;
-    int directory_fd = open(bench.base, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int directory_fd = open(stage.base, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     assert_int_equal(qli_ledger_init(&ledger, directory_fd, NULL), QL_OK);
     close(directory_fd);
     assert_int_equal(qli_ledger_connect(&ledger, (struct qli_ledger_files){0}), QL_OK);
@@ -80,16 +80,16 @@ static void an_amount_never_becomes_less(void **state)
 static void what_is_charged_is_there_after_a_close(void **state)
 {
     (void)state;
-    struct ql *ql = bench_open();
-    bench_charge(ql, "alice", "bytes", 5);
-    assert_int_equal(bench_number("SELECT count(*) FROM totals"), 0);
+    struct ql *ql = stage_open();
+    stage_charge(ql, "alice", "bytes", 5);
+    assert_int_equal(stage_number("SELECT count(*) FROM totals"), 0);
     flush(ql);
-    assert_int_equal(bench_number("SELECT sum(amount) FROM totals"), 5);
-    bench_charge(ql, "alice", "bytes", 2);
+    assert_int_equal(stage_number("SELECT sum(amount) FROM totals"), 5);
+    stage_charge(ql, "alice", "bytes", 2);
     ql_close(ql);
-    assert_int_equal(bench_number("SELECT sum(amount) FROM totals"), 7);
-    ql = bench_open();
-    assert_int_equal(bench_total(ql, "alice", "bytes"), 7);
+    assert_int_equal(stage_number("SELECT sum(amount) FROM totals"), 7);
+    ql = stage_open();
+    assert_int_equal(stage_total(ql, "alice", "bytes"), 7);
     assert_int_equal(ql_verify(ql, NULL, NULL), QL_OK);
     ql_close(ql);
 }
@@ -98,7 +98,7 @@ static void expect_mode(const char *name, mode_t mode)
 {
     char path[KT_PATH + 32];
     struct stat info;
-    snprintf(path, sizeof path, "%s/%s", bench.store, name);
+    snprintf(path, sizeof path, "%s/%s", stage.store, name);
     assert_int_equal(stat(path, &info), 0);
     if ((info.st_mode & 0777) != mode)
         fail_msg("%s has mode %o, not %o", name, info.st_mode & 0777, mode);
@@ -111,18 +111,18 @@ static void the_files_have_the_directorys_mode(void **state)
     static const mode_t modes[] = {0700, 0770, 0775, 0777};
     static const mode_t masks[] = {0, 0077};
     for (size_t i = 0; i < 8; i++) {
-        assert_int_equal(mkdir(bench.store, 0700), 0);
-        assert_int_equal(chmod(bench.store, modes[i / 2]), 0);
+        assert_int_equal(mkdir(stage.store, 0700), 0);
+        assert_int_equal(chmod(stage.store, modes[i / 2]), 0);
         mode_t before = umask(masks[i % 2]);
-        struct ql *ql = bench_open();
-        bench_charge(ql, "alice", "bytes", 1);
+        struct ql *ql = stage_open();
+        stage_charge(ql, "alice", "bytes", 1);
         flush(ql);
         umask(before);
         expect_mode("ledger.db", modes[i / 2] & 0666);
         expect_mode("ledger.db-wal", modes[i / 2] & 0666);
         expect_mode("ledger.db-shm", modes[i / 2] & 0666);
         ql_close(ql);
-        kt_directory_remove(bench.store);
+        kt_directory_remove(stage.store);
     }
 }
 
@@ -130,20 +130,20 @@ static void the_directory_may_be_renamed_while_in_use(void **state)
 {
     (void)state;
     char elsewhere[KT_PATH + 16];
-    snprintf(elsewhere, sizeof elsewhere, "%s/elsewhere", bench.base);
-    struct ql *ql = bench_open();
-    bench_charge(ql, "alice", "bytes", 5);
+    snprintf(elsewhere, sizeof elsewhere, "%s/elsewhere", stage.base);
+    struct ql *ql = stage_open();
+    stage_charge(ql, "alice", "bytes", 5);
     flush(ql);
-    assert_int_equal(rename(bench.store, elsewhere), 0);
-    bench_charge(ql, "alice", "bytes", 1);
+    assert_int_equal(rename(stage.store, elsewhere), 0);
+    stage_charge(ql, "alice", "bytes", 1);
     flush(ql);
-    assert_int_equal(access(bench.store, F_OK), -1);
-    assert_int_equal(rename(elsewhere, bench.store), 0);
-    assert_int_equal(bench_number("SELECT amount FROM totals"), 6);
-    bench_charge(ql, "alice", "bytes", 1);
+    assert_int_equal(access(stage.store, F_OK), -1);
+    assert_int_equal(rename(elsewhere, stage.store), 0);
+    assert_int_equal(stage_number("SELECT amount FROM totals"), 6);
+    stage_charge(ql, "alice", "bytes", 1);
     flush(ql);
     ql_close(ql);
-    assert_int_equal(bench_number("SELECT amount FROM totals"), 7);
+    assert_int_equal(stage_number("SELECT amount FROM totals"), 7);
 }
 
 /* ---- the history --------------------------------------------------------- */
@@ -161,7 +161,7 @@ static int show(void *context, const struct ql_history_entry *entry)
 {
     struct shown *shown = context;
     assert_true(shown->count < SHOWN_MAX);
-    assert_int_equal(entry->end, entry->start + BENCH_DAY);
+    assert_int_equal(entry->end, entry->start + STAGE_DAY);
     shown->starts[shown->count] = entry->start;
     shown->amounts[shown->count++] = entry->amount;
     return shown->count == shown->stop_after ? 42 : 0;
@@ -184,13 +184,13 @@ static int64_t days_shown(struct ql *ql, const char *meter, int64_t from, int64_
 
 static struct ql *open_with_five_days(int64_t *first)
 {
-    struct ql *ql = bench_open();
-    *first = bench.clock_ns[0] / KT_DAY_NS * BENCH_DAY;
+    struct ql *ql = stage_open();
+    *first = stage.clock_ns[0] / KT_DAY_NS * STAGE_DAY;
     for (int day = 0; day < 5; day++) {
-        bench_charge(ql, "alice", "bytes", INT64_C(1) << day);
-        bench_charge(ql, "alice", "statements", INT64_C(256) << day);
-        bench_charge(ql, "bob", "bytes", 1000000);
-        *bench.clock_ns += day < 4 ? KT_DAY_NS : 0;
+        stage_charge(ql, "alice", "bytes", INT64_C(1) << day);
+        stage_charge(ql, "alice", "statements", INT64_C(256) << day);
+        stage_charge(ql, "bob", "bytes", 1000000);
+        *stage.clock_ns += day < 4 ? KT_DAY_NS : 0;
     }
     return ql;
 }
@@ -200,7 +200,7 @@ static void the_history_has_the_windows_that_overlap(void **state)
     (void)state;
     int64_t first;
     struct ql *ql = open_with_five_days(&first);
-    const int64_t day = BENCH_DAY;
+    const int64_t day = STAGE_DAY;
     assert_int_equal(days_shown(ql, "bytes", first, first + 5 * day), 31);
     assert_int_equal(days_shown(ql, "bytes", 0, INT64_MAX), 31);
     assert_int_equal(days_shown(ql, "bytes", INT64_MIN, INT64_MAX), 31);
@@ -237,7 +237,7 @@ static void wrong_calls_of_the_ledger(void **state)
     struct shown shown = {0};
     struct ql_error error;
     int64_t lag_ms;
-    struct ql *ql = bench_open();
+    struct ql *ql = stage_open();
     assert_int_equal(ql_history(NULL, "a", NULL, 0, 1, show, &shown, NULL), QL_E_INVALID);
     assert_int_equal(ql_history(ql, NULL, NULL, 0, 1, show, &shown, NULL), QL_E_SUBJECT);
     assert_int_equal(ql_history(ql, "a", NULL, 0, 1, NULL, &shown, NULL), QL_E_INVALID);
@@ -260,23 +260,23 @@ static int64_t rows_before(int64_t day)
 {
     char sql[96];
     snprintf(sql, sizeof sql, "SELECT count(*) FROM totals WHERE start < %lld",
-             (long long)(day * BENCH_DAY));
-    return bench_number(sql);
+             (long long)(day * STAGE_DAY));
+    return stage_number(sql);
 }
 
 static void windows_are_kept_for_history_days(void **state)
 {
     (void)state;
-    struct ql_options options = bench_options(BENCH_ROOM);
+    struct ql_options options = stage_options(STAGE_ROOM);
     options.history_days = 3;
-    struct ql *ql = kt_open(bench.store, &options);
+    struct ql *ql = kt_open(stage.store, &options);
     for (int i = 0; i < 12; i++) {
-        int64_t day = *bench.clock_ns / KT_DAY_NS;
-        bench_charge(ql, "alice", "bytes", 1);
+        int64_t day = *stage.clock_ns / KT_DAY_NS;
+        stage_charge(ql, "alice", "bytes", 1);
         flush(ql);
         assert_int_equal(rows_before(day - 3), 0);
         assert_int_equal(rows_before(day + 1), i < 3 ? i + 1 : 4);
-        *bench.clock_ns += KT_DAY_NS;
+        *stage.clock_ns += KT_DAY_NS;
     }
     ql_close(ql);
 }
@@ -285,20 +285,20 @@ static void windows_are_kept_for_history_days(void **state)
 static void old_windows_go_little_by_little(void **state)
 {
     (void)state;
-    struct ql *ql = bench_open();
+    struct ql *ql = stage_open();
     for (int i = 0; i < 3; i++) { /* on so many days there has to have been work */
-        bench_charge(ql, "alice", "bytes", 1);
+        stage_charge(ql, "alice", "bytes", 1);
         flush(ql);
-        *bench.clock_ns += KT_DAY_NS;
+        *stage.clock_ns += KT_DAY_NS;
     }
-    bench_sql("WITH RECURSIVE n(i) AS (VALUES(0) UNION ALL SELECT i + 1 FROM n LIMIT 12000) "
+    stage_sql("WITH RECURSIVE n(i) AS (VALUES(0) UNION ALL SELECT i + 1 FROM n LIMIT 12000) "
               "INSERT INTO totals SELECT 'day', 86400 * (i % 30), 'old-' || i, 'bytes', 1 "
               "FROM n");
     static const int64_t left[] = {7003, 2003, 3, 3};
-    bench_charge(ql, "alice", "bytes", 0); /* moves the day */
+    stage_charge(ql, "alice", "bytes", 0); /* moves the day */
     for (size_t i = 0; i < 4; i++) {
         flush(ql);
-        assert_int_equal(bench_number("SELECT count(*) FROM totals"), left[i]);
+        assert_int_equal(stage_number("SELECT count(*) FROM totals"), left[i]);
     }
     ql_close(ql);
 }
@@ -307,18 +307,18 @@ static void old_windows_go_little_by_little(void **state)
 static void a_leap_removes_nothing(void **state)
 {
     (void)state;
-    struct ql *ql = bench_open();
+    struct ql *ql = stage_open();
     for (int i = 0; i < 5; i++) {
-        bench_charge(ql, "alice", "bytes", 1);
+        stage_charge(ql, "alice", "bytes", 1);
         flush(ql);
-        *bench.clock_ns += KT_DAY_NS;
+        *stage.clock_ns += KT_DAY_NS;
     }
     for (int i = 0; i < 3; i++) {
-        *bench.clock_ns += (i == 0 ? 500 : 1) * KT_DAY_NS;
-        bench_charge(ql, "alice", "bytes", 1);
+        *stage.clock_ns += (i == 0 ? 500 : 1) * KT_DAY_NS;
+        stage_charge(ql, "alice", "bytes", 1);
         flush(ql);
         flush(ql);
-        assert_int_equal(bench_number("SELECT count(*) FROM totals"), 6 + i);
+        assert_int_equal(stage_number("SELECT count(*) FROM totals"), 6 + i);
     }
     ql_close(ql);
 }
@@ -326,18 +326,18 @@ static void a_leap_removes_nothing(void **state)
 static void for_ever_is_for_ever(void **state)
 {
     (void)state;
-    struct ql_options options = bench_options(BENCH_ROOM);
+    struct ql_options options = stage_options(STAGE_ROOM);
     options.history_days = UINT32_MAX;
-    struct ql *ql = kt_open(bench.store, &options);
-    bench_charge(ql, "alice", "bytes", 1);
+    struct ql *ql = kt_open(stage.store, &options);
+    stage_charge(ql, "alice", "bytes", 1);
     for (int i = 0; i < 3; i++) {
-        *bench.clock_ns += 1000 * KT_DAY_NS;
-        bench_charge(ql, "alice", "bytes", 1);
+        *stage.clock_ns += 1000 * KT_DAY_NS;
+        stage_charge(ql, "alice", "bytes", 1);
         flush(ql);
     }
-    assert_int_equal(bench_number("SELECT count(*) FROM totals"), 4);
+    assert_int_equal(stage_number("SELECT count(*) FROM totals"), 4);
     ql_close(ql);
-    assert_int_equal(bench_number("SELECT history_days FROM meta"), 0);
+    assert_int_equal(stage_number("SELECT history_days FROM meta"), 0);
 }
 
 /* ---- who may open it ----------------------------------------------------- */
@@ -356,44 +356,44 @@ static void expect_refusal(const char *path, struct ql_options options, enum ql_
 static void a_store_has_a_ledger_or_not(void **state)
 {
     (void)state;
-    struct ql_options options = bench_options(BENCH_ROOM);
-    struct ql *ql = bench_open();
-    bench_charge(ql, "alice", "bytes", 5);
+    struct ql_options options = stage_options(STAGE_ROOM);
+    struct ql *ql = stage_open();
+    stage_charge(ql, "alice", "bytes", 5);
     options.durability = QL_DURABILITY_NONE;
-    expect_refusal(bench.store, options, QL_E_STORE, "has a ledger");
+    expect_refusal(stage.store, options, QL_E_STORE, "has a ledger");
     ql_close(ql);
-    expect_refusal(bench.store, options, QL_E_STORE, "has a ledger");
-    kt_directory_remove(bench.store);
+    expect_refusal(stage.store, options, QL_E_STORE, "has a ledger");
+    kt_directory_remove(stage.store);
 
-    ql = kt_open(bench.store, &options);
+    ql = kt_open(stage.store, &options);
     for (int durability = QL_DURABILITY_ASYNC; durability <= QL_DURABILITY_SYNC; durability++) {
         options.durability = (enum ql_durability)durability;
-        expect_refusal(bench.store, options, QL_E_STORE, "without a ledger");
+        expect_refusal(stage.store, options, QL_E_STORE, "without a ledger");
     }
     options.durability = QL_DURABILITY_STORE;
-    struct ql *other = kt_open(bench.store, &options);
+    struct ql *other = kt_open(stage.store, &options);
     ql_close(other);
     ql_close(ql);
     options.durability = QL_DURABILITY_ASYNC;
-    expect_refusal(bench.store, options, QL_E_STORE, "without a ledger");
+    expect_refusal(stage.store, options, QL_E_STORE, "without a ledger");
 }
 
 static void bad_options_are_refused(void **state)
 {
     (void)state;
-    struct ql_options options = bench_options(BENCH_ROOM);
+    struct ql_options options = stage_options(STAGE_ROOM);
     for (int durability = QL_DURABILITY_ASYNC; durability <= QL_DURABILITY_SYNC; durability++) {
         options.durability = (enum ql_durability)durability;
         expect_refusal("memory:", options, QL_E_STORE, "'memory:' has no ledger");
     }
     options.durability = (enum ql_durability)(QL_DURABILITY_SYNC + 1);
-    expect_refusal(bench.store, options, QL_E_INVALID, "durability");
-    options = bench_options(BENCH_ROOM);
+    expect_refusal(stage.store, options, QL_E_INVALID, "durability");
+    options = stage_options(STAGE_ROOM);
     options.flush_interval_ms = -1;
-    expect_refusal(bench.store, options, QL_E_INVALID, "flush_interval_ms");
+    expect_refusal(stage.store, options, QL_E_INVALID, "flush_interval_ms");
     options.flush_interval_ms = INT64_C(86400001);
-    expect_refusal(bench.store, options, QL_E_INVALID, "flush_interval_ms");
-    assert_int_equal(access(bench.store, F_OK), -1);
+    expect_refusal(stage.store, options, QL_E_INVALID, "flush_interval_ms");
+    assert_int_equal(access(stage.store, F_OK), -1);
 }
 
 /* ---- descriptors --------------------------------------------------------- */
@@ -418,8 +418,8 @@ static int ledger_descriptors(void)
 static void a_forked_child_has_no_descriptor_of_the_ledger(void **state)
 {
     (void)state;
-    struct ql *ql = bench_open();
-    bench_charge(ql, "alice", "bytes", 1);
+    struct ql *ql = stage_open();
+    stage_charge(ql, "alice", "bytes", 1);
     flush(ql);
     assert_true(ledger_descriptors() > 0);
     pid_t child = kt_fork();
@@ -432,18 +432,18 @@ static void a_forked_child_has_no_descriptor_of_the_ledger(void **state)
         _exit(0);
     }
     kt_wait_success(child);
-    bench_charge(ql, "alice", "bytes", 4);
+    stage_charge(ql, "alice", "bytes", 4);
     flush(ql);
     ql_close(ql);
     assert_int_equal(ledger_descriptors(), 0);
-    assert_int_equal(bench_number("SELECT amount FROM totals"), 7);
+    assert_int_equal(stage_number("SELECT amount FROM totals"), 7);
 }
 
 #define FOREIGN_FILES 24
 
 static void foreign_path(char path[KT_PATH + 32], int number)
 {
-    snprintf(path, KT_PATH + 32, "%s/foreign-%d", bench.base, number);
+    snprintf(path, KT_PATH + 32, "%s/foreign-%d", stage.base, number);
 }
 
 /* Closes all that the process has, and gets the numbers for files of its own. */
@@ -476,7 +476,7 @@ static void what_a_host_got_for_a_closed_descriptor_is_not_written_to(void **sta
     struct stat info;
     pid_t child = kt_fork();
     if (child == 0) {
-        struct ql *ql = bench_open();
+        struct ql *ql = stage_open();
         KT_CHECK(ql_charge(ql, "alice", "bytes", 5, NULL) == QL_OK, "charge");
         KT_CHECK(ql_flush(ql, NULL) == QL_OK, "flush");
         be_a_bad_host(ql);
@@ -492,13 +492,13 @@ static void what_a_host_got_for_a_closed_descriptor_is_not_written_to(void **sta
         close(fd);
         assert_int_equal(unlink(path), 0);
     }
-    struct ql *ql = bench_open();
-    assert_true(bench_total(ql, "alice", "bytes") >= 5);
+    struct ql *ql = stage_open();
+    assert_true(stage_total(ql, "alice", "bytes") >= 5);
     assert_int_equal(ql_verify(ql, NULL, NULL), QL_OK);
     ql_close(ql);
 }
 
-#define CASE(name) cmocka_unit_test_setup_teardown(name, bench_set_up, bench_tear_down)
+#define CASE(name) cmocka_unit_test_setup_teardown(name, stage_set_up, stage_tear_down)
 
 int main(void)
 {

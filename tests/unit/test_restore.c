@@ -11,17 +11,17 @@
 #include <cmocka.h>
 #include <string.h>
 
-#include "bench.h"
+#include "stage.h"
 
 /* As a program that knows nothing of the store. */
 static struct ql *open_as_it_is(void)
 {
-    struct ql_options options = bench_options(0);
+    struct ql_options options = stage_options(0);
     options.limits = NULL;
     options.limit_count = 0;
     options.max_meters = 0;
     options.durability = QL_DURABILITY_STORE;
-    return kt_open(bench.store, &options);
+    return kt_open(stage.store, &options);
 }
 
 /* Every second time it is the region's file that is gone. */
@@ -30,9 +30,9 @@ static void reboot(struct ql *ql)
     static int times;
     ql_close(ql);
     if (times++ % 2 == 0)
-        kt_make_stale(bench.store);
+        kt_make_stale(stage.store);
     else
-        kt_remove_file(bench.store, "region");
+        kt_remove_file(stage.store, "region");
 }
 
 static void subject_of(int number, char subject[QL_SUBJECT_MAX + 1])
@@ -47,25 +47,25 @@ static void two_days_come_back_and_leases_do_not(void **state)
     struct ql_lease lease;
     struct ql_usage usage;
     for (int i = 0; i < 2; i++) {
-        struct ql *ql = bench_open();
-        bench_charge(ql, "alice", "bytes", 1);
-        *bench.clock_ns += KT_DAY_NS;
-        bench_charge(ql, "alice", "bytes", 2);
-        *bench.clock_ns += KT_DAY_NS;
-        bench_charge(ql, "alice", "bytes", 4);
-        bench_charge(ql, "bob", "statements", INT64_MAX);
+        struct ql *ql = stage_open();
+        stage_charge(ql, "alice", "bytes", 1);
+        *stage.clock_ns += KT_DAY_NS;
+        stage_charge(ql, "alice", "bytes", 2);
+        *stage.clock_ns += KT_DAY_NS;
+        stage_charge(ql, "alice", "bytes", 4);
+        stage_charge(ql, "bob", "statements", INT64_MAX);
         assert_int_equal(ql_acquire(ql, "alice", &lease, NULL), QL_OK);
         reboot(ql);
-        ql = bench_open();
+        ql = stage_open();
         assert_int_equal(ql_usage(ql, "alice", &usage), QL_OK);
         assert_int_equal(usage.leases, 0);
-        assert_int_equal(bench_total(ql, "alice", "bytes"), 4);
-        assert_int_equal(bench_yesterday(ql, "alice", "bytes"), 2);
-        assert_int_equal(bench_total(ql, "bob", "statements"), INT64_MAX);
-        bench_charge(ql, "alice", "bytes", 8);
+        assert_int_equal(stage_total(ql, "alice", "bytes"), 4);
+        assert_int_equal(stage_yesterday(ql, "alice", "bytes"), 2);
+        assert_int_equal(stage_total(ql, "bob", "statements"), INT64_MAX);
+        stage_charge(ql, "alice", "bytes", 8);
         assert_int_equal(ql_verify(ql, NULL, NULL), QL_OK);
         ql_close(ql);
-        bench_renew();
+        stage_renew();
     }
 }
 
@@ -85,17 +85,17 @@ static void expect_settings(int64_t cap, int64_t durability, int64_t history_day
     assert_int_equal(limits[1].window, QL_WINDOW_DAY);
     assert_int_equal(limits[1].cap, cap);
     assert_string_equal(limits[2].meter, "statements");
-    bench_charge(ql, "alice", "bytes", 1);
+    stage_charge(ql, "alice", "bytes", 1);
     ql_close(ql);
-    assert_int_equal(bench_number("SELECT durability FROM meta"), durability);
-    assert_int_equal(bench_number("SELECT history_days FROM meta"), history_days);
+    assert_int_equal(stage_number("SELECT durability FROM meta"), durability);
+    assert_int_equal(stage_number("SELECT history_days FROM meta"), history_days);
 }
 
 static void limits_and_settings_come_back(void **state)
 {
     (void)state;
-    struct ql_options options = bench_options(BENCH_ROOM);
-    struct ql *ql = kt_open(bench.store, &options);
+    struct ql_options options = stage_options(STAGE_ROOM);
+    struct ql *ql = kt_open(stage.store, &options);
     reboot(ql);
     expect_settings(INT64_MAX, QL_DURABILITY_ASYNC, 400);
 
@@ -106,7 +106,7 @@ static void limits_and_settings_come_back(void **state)
     options.replace_limits = true;
     options.durability = QL_DURABILITY_SYNC;
     options.history_days = UINT32_MAX;
-    reboot(kt_open(bench.store, &options));
+    reboot(kt_open(stage.store, &options));
     expect_settings(12345, QL_DURABILITY_SYNC, 0);
     reboot(open_as_it_is());
     expect_settings(12345, QL_DURABILITY_SYNC, 0);
@@ -116,13 +116,13 @@ static void limits_and_settings_come_back(void **state)
 static void settings_that_change_alone_come_back(void **state)
 {
     (void)state;
-    struct ql *ql = bench_open();
-    bench_charge(ql, "alice", "bytes", 1);
+    struct ql *ql = stage_open();
+    stage_charge(ql, "alice", "bytes", 1);
     assert_int_equal(ql_flush(ql, NULL), QL_OK);
-    struct ql_options options = bench_options(BENCH_ROOM);
+    struct ql_options options = stage_options(STAGE_ROOM);
     options.durability = QL_DURABILITY_SYNC;
     options.history_days = 7;
-    struct ql *other = kt_open(bench.store, &options);
+    struct ql *other = kt_open(stage.store, &options);
     ql_close(other);
     reboot(ql);
     expect_settings(INT64_MAX, QL_DURABILITY_SYNC, 7);
@@ -131,22 +131,22 @@ static void settings_that_change_alone_come_back(void **state)
 static void options_win_over_what_comes_back(void **state)
 {
     (void)state;
-    struct ql_options options = bench_options(BENCH_ROOM);
+    struct ql_options options = stage_options(STAGE_ROOM);
     options.durability = QL_DURABILITY_SYNC;
-    reboot(kt_open(bench.store, &options));
+    reboot(kt_open(stage.store, &options));
     options.durability = QL_DURABILITY_ASYNC;
     struct ql_limit limit = {"scans", "scans", QL_WINDOW_DAY, 7};
     options.limits = &limit;
     options.limit_count = 1;
     struct ql *ql;
     struct ql_error error;
-    assert_int_equal(ql_open(bench.store, &options, &ql, &error), QL_E_LIMITS);
+    assert_int_equal(ql_open(stage.store, &options, &ql, &error), QL_E_LIMITS);
     options.replace_limits = true;
-    ql = kt_open(bench.store, &options);
-    bench_charge(ql, "alice", "scans", 1);
+    ql = kt_open(stage.store, &options);
+    stage_charge(ql, "alice", "scans", 1);
     ql_close(ql);
-    assert_int_equal(bench_number("SELECT durability FROM meta"), QL_DURABILITY_ASYNC);
-    assert_int_equal(bench_number("SELECT count(*) FROM limits"), 1);
+    assert_int_equal(stage_number("SELECT durability FROM meta"), QL_DURABILITY_ASYNC);
+    assert_int_equal(stage_number("SELECT count(*) FROM limits"), 1);
 }
 
 /* ---- meters -------------------------------------------------------------- */
@@ -155,7 +155,7 @@ static struct ql *open_with_meters(int first, int count, uint32_t max_meters)
 {
     static char names[QL_METERS_MAX][8];
     struct ql_limit limits[QL_METERS_MAX];
-    struct ql_options options = bench_options(BENCH_ROOM);
+    struct ql_options options = stage_options(STAGE_ROOM);
     for (int i = 0; i < count; i++) {
         snprintf(names[i], sizeof names[i], "m%d", first + i);
         limits[i] = (struct ql_limit){names[i], names[i], QL_WINDOW_DAY, INT64_MAX};
@@ -164,7 +164,7 @@ static struct ql *open_with_meters(int first, int count, uint32_t max_meters)
     options.limit_count = (size_t)count;
     options.replace_limits = true;
     options.max_meters = max_meters;
-    return kt_open(bench.store, &options);
+    return kt_open(stage.store, &options);
 }
 
 /* m0 to m7 were counted today; the limits name m0 alone by now, and the program asks
@@ -176,7 +176,7 @@ static void meters_that_no_limit_names_come_back(void **state)
     struct ql *ql = open_with_meters(0, QL_METERS_MAX, 0);
     for (int i = 0; i < QL_METERS_MAX; i++) {
         snprintf(name, sizeof name, "m%d", i);
-        bench_charge(ql, "alice", name, i + 1);
+        stage_charge(ql, "alice", name, i + 1);
     }
     struct ql *other = open_with_meters(0, 1, 0);
     ql_close(other);
@@ -184,11 +184,11 @@ static void meters_that_no_limit_names_come_back(void **state)
     ql = open_with_meters(0, 1, 1);
     for (int i = 0; i < QL_METERS_MAX; i++) {
         snprintf(name, sizeof name, "m%d", i);
-        assert_int_equal(bench_total(ql, "alice", name), i + 1);
+        assert_int_equal(stage_total(ql, "alice", name), i + 1);
     }
     other = open_with_meters(4, 4, 0); /* named again: it goes on from there */
-    bench_charge(ql, "alice", "m7", 100);
-    assert_int_equal(bench_total(ql, "alice", "m7"), 108);
+    stage_charge(ql, "alice", "m7", 100);
+    assert_int_equal(stage_total(ql, "alice", "m7"), 108);
     assert_int_equal(ql_verify(ql, NULL, NULL), QL_OK);
     ql_close(other);
     ql_close(ql);
@@ -199,14 +199,14 @@ static void a_program_with_other_meters_can_open_the_store(void **state)
 {
     (void)state;
     struct ql *ql = open_with_meters(0, 4, 4);
-    bench_charge(ql, "alice", "m1", 1);
-    bench_charge(ql, "alice", "m2", 2);
-    bench_charge(ql, "alice", "m3", 3);
+    stage_charge(ql, "alice", "m1", 1);
+    stage_charge(ql, "alice", "m2", 2);
+    stage_charge(ql, "alice", "m3", 3);
     reboot(ql);
     ql = open_with_meters(4, 4, 4);
-    bench_charge(ql, "alice", "m7", 7);
-    assert_int_equal(bench_total(ql, "alice", "m7"), 7);
-    assert_int_equal(bench_total(ql, "alice", "m3"), 3);
+    stage_charge(ql, "alice", "m7", 7);
+    assert_int_equal(stage_total(ql, "alice", "m7"), 7);
+    assert_int_equal(stage_total(ql, "alice", "m3"), 3);
     ql_close(ql);
 }
 
@@ -217,7 +217,7 @@ static void charge_many(struct ql *ql, int first, int count)
     char subject[QL_SUBJECT_MAX + 1];
     for (int i = first; i < first + count; i++) {
         subject_of(i, subject);
-        bench_charge(ql, subject, "bytes", i + 1);
+        stage_charge(ql, subject, "bytes", i + 1);
     }
 }
 
@@ -226,7 +226,7 @@ static void expect_many(struct ql *ql, int first, int count)
     char subject[QL_SUBJECT_MAX + 1];
     for (int i = first; i < first + count; i++) {
         subject_of(i, subject);
-        if (bench_total(ql, subject, "bytes") != i + 1)
+        if (stage_total(ql, subject, "bytes") != i + 1)
             fail_msg("subject %d is not there", i);
     }
 }
@@ -235,12 +235,12 @@ static void a_smaller_store_is_made_as_large_as_it_must_be(void **state)
 {
     (void)state;
     struct ql_verify_report report;
-    struct ql_options options = bench_options(512);
-    struct ql *ql = kt_open(bench.store, &options);
+    struct ql_options options = stage_options(512);
+    struct ql *ql = kt_open(stage.store, &options);
     charge_many(ql, 0, 200); /* 300 slots */
     reboot(ql);
-    options = bench_options(16);
-    ql = kt_open(bench.store, &options);
+    options = stage_options(16);
+    ql = kt_open(stage.store, &options);
     expect_many(ql, 0, 200);
     assert_int_equal(ql_verify(ql, &report, NULL), QL_OK);
     assert_true(report.max_subjects > 300 && report.max_subjects < 512);
@@ -253,19 +253,19 @@ static void a_smaller_store_is_made_as_large_as_it_must_be(void **state)
 static void yesterday_is_restored_as_far_as_there_is_room(void **state)
 {
     (void)state;
-    struct ql_options options = bench_options(512);
-    struct ql *ql = kt_open(bench.store, &options);
+    struct ql_options options = stage_options(512);
+    struct ql *ql = kt_open(stage.store, &options);
     charge_many(ql, 0, 100);
-    *bench.clock_ns += KT_DAY_NS;
+    *stage.clock_ns += KT_DAY_NS;
     charge_many(ql, 100, 8);
     reboot(ql);
-    options = bench_options(16);
-    ql = kt_open(bench.store, &options);
+    options = stage_options(16);
+    ql = kt_open(stage.store, &options);
     expect_many(ql, 100, 8);
     charge_many(ql, 300, 2);
     assert_int_equal(ql_verify(ql, NULL, NULL), QL_OK);
     ql_close(ql);
-    assert_int_equal(bench_number("SELECT count(*) FROM totals"), 110);
+    assert_int_equal(stage_number("SELECT count(*) FROM totals"), 110);
 }
 
 /* ---- what others wrote --------------------------------------------------- */
@@ -274,11 +274,11 @@ static void foreign_rows_are_passed_over(void **state)
 {
     (void)state;
     char sql[512];
-    const long long start = (long long)(KT_START_NS / KT_DAY_NS * BENCH_DAY);
-    struct ql *ql = bench_open();
-    bench_charge(ql, "alice", "bytes", 5);
+    const long long start = (long long)(KT_START_NS / KT_DAY_NS * STAGE_DAY);
+    struct ql *ql = stage_open();
+    stage_charge(ql, "alice", "bytes", 5);
     reboot(ql);
-    bench_sql("ALTER TABLE totals RENAME TO old; "
+    stage_sql("ALTER TABLE totals RENAME TO old; "
               "CREATE TABLE totals (window, start, subject, meter, amount, "
               "UNIQUE (window, start, subject, meter)); "
               "INSERT INTO totals SELECT * FROM old; DROP TABLE old;");
@@ -298,18 +298,18 @@ static void foreign_rows_are_passed_over(void **state)
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         snprintf(sql, sizeof sql, "INSERT INTO totals VALUES ('day', %lld, %s)", start, rows[i]);
-        bench_sql(sql);
+        stage_sql(sql);
     }
     snprintf(sql, sizeof sql,
              "INSERT INTO totals VALUES ('day', %lld, 'alice', 'bytes', 1000), "
              "('week', %lld, 'alice', 'bytes', 1000), ('day', 'soon', 'alice', 'bytes', 1000)",
              start + 1, start);
-    bench_sql(sql);
-    ql = bench_open();
-    assert_int_equal(bench_total(ql, "alice", "bytes"), 5);
-    assert_int_equal(bench_total(ql, "carol", "bytes"), 0);
-    assert_int_equal(bench_total(ql, "carol", "statements"), 0);
-    bench_charge(ql, "alice", "bytes", 1);
+    stage_sql(sql);
+    ql = stage_open();
+    assert_int_equal(stage_total(ql, "alice", "bytes"), 5);
+    assert_int_equal(stage_total(ql, "carol", "bytes"), 0);
+    assert_int_equal(stage_total(ql, "carol", "statements"), 0);
+    stage_charge(ql, "alice", "bytes", 1);
     assert_int_equal(ql_verify(ql, NULL, NULL), QL_OK);
     ql_close(ql);
 }
@@ -325,37 +325,37 @@ static void foreign_limits_are_refused(void **state)
     };
     for (size_t i = 0; i < sizeof edits / sizeof edits[0]; i++) {
         struct ql_error error;
-        struct ql_options options = bench_options(16);
-        struct ql *ql = bench_open();
-        bench_charge(ql, "alice", "bytes", 5);
+        struct ql_options options = stage_options(16);
+        struct ql *ql = stage_open();
+        stage_charge(ql, "alice", "bytes", 5);
         reboot(ql);
-        bench_sql(edits[i]);
-        assert_int_equal(ql_open(bench.store, &options, &ql, &error), QL_E_LEDGER);
+        stage_sql(edits[i]);
+        assert_int_equal(ql_open(stage.store, &options, &ql, &error), QL_E_LEDGER);
         assert_non_null(strstr(error.text, "limits"));
-        bench_sql("DELETE FROM limits");
-        ql = bench_open();
-        assert_int_equal(bench_total(ql, "alice", "bytes"), 5);
+        stage_sql("DELETE FROM limits");
+        ql = stage_open();
+        assert_int_equal(stage_total(ql, "alice", "bytes"), 5);
         ql_close(ql);
-        bench_renew();
+        stage_renew();
     }
 }
 
 static void foreign_settings_are_passed_over(void **state)
 {
     (void)state;
-    struct ql *ql = bench_open();
-    bench_charge(ql, "alice", "bytes", 5);
+    struct ql *ql = stage_open();
+    stage_charge(ql, "alice", "bytes", 5);
     reboot(ql);
-    bench_sql("UPDATE meta SET durability = 99, history_days = -5");
-    ql = bench_open();
-    assert_int_equal(bench_total(ql, "alice", "bytes"), 5);
-    bench_charge(ql, "alice", "bytes", 1);
+    stage_sql("UPDATE meta SET durability = 99, history_days = -5");
+    ql = stage_open();
+    assert_int_equal(stage_total(ql, "alice", "bytes"), 5);
+    stage_charge(ql, "alice", "bytes", 1);
     ql_close(ql);
-    assert_int_equal(bench_number("SELECT durability FROM meta"), QL_DURABILITY_ASYNC);
-    assert_true(bench_number("SELECT history_days FROM meta") == 400);
+    assert_int_equal(stage_number("SELECT durability FROM meta"), QL_DURABILITY_ASYNC);
+    assert_true(stage_number("SELECT history_days FROM meta") == 400);
 }
 
-#define CASE(name) cmocka_unit_test_setup_teardown(name, bench_set_up, bench_tear_down)
+#define CASE(name) cmocka_unit_test_setup_teardown(name, stage_set_up, stage_tear_down)
 
 int main(void)
 {

@@ -277,13 +277,13 @@ static void set_dirty(struct qli_subject *subject, uint64_t dirty)
 
 static uint64_t *dirty_word(struct scene *s, uint64_t index)
 {
-    return qli_subject_dirty_word(&s->plant.section, index);
+    return qli_subject_bitmap_word(&s->plant.section, index);
 }
 
 static void d1_a_dirty_subject_is_not_in_the_bitmap(struct scene *s)
 {
     uint64_t index = plant_index(&s->plant, s->bob);
-    *dirty_word(s, index) &= ~qli_subject_dirty_bit(index);
+    *dirty_word(s, index) &= ~qli_subject_bitmap_bit(index);
     s->shard->dirty_count--;
 }
 
@@ -300,13 +300,13 @@ static void d1_the_count_of_dirty_subjects_is_wrong(struct scene *s)
 static void d1_a_free_slot_is_in_the_bitmap(struct scene *s)
 {
     uint64_t index = s->shard->subject_free;
-    *dirty_word(s, index) |= qli_subject_dirty_bit(index);
+    *dirty_word(s, index) |= qli_subject_bitmap_bit(index);
 }
 
 static void d1_the_bitmap_has_a_free_slot_for_a_subject(struct scene *s)
 {
     uint64_t index = plant_index(&s->plant, s->bob);
-    *dirty_word(s, index) &= ~qli_subject_dirty_bit(index);
+    *dirty_word(s, index) &= ~qli_subject_bitmap_bit(index);
     d1_a_free_slot_is_in_the_bitmap(s);
 }
 
@@ -322,7 +322,7 @@ static void d1_an_extension_is_dirty(struct scene *s)
 
 static void d1_a_meter_without_room_is_dirty(struct scene *s)
 {
-    set_dirty(s->bob, 1 | qli_dirty_previous(QL_METERS_MAX - 1));
+    set_dirty(s->bob, 1 | qli_subject_previous_bit(QL_METERS_MAX - 1));
 }
 
 /* ---- totals, limits ------------------------------------------------------ */

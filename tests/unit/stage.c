@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "bench.h"
+#include "stage.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -11,35 +11,35 @@
 
 #define ONE_DAY_MS INT64_C(86400000)
 
-struct bench bench;
+struct stage stage;
 
-int bench_set_up(void **state)
+int stage_set_up(void **state)
 {
     (void)state;
-    if (bench.clock_ns == NULL)
-        bench.clock_ns = kt_shared(sizeof *bench.clock_ns);
-    *bench.clock_ns = KT_START_NS;
-    kt_directory_make(bench.base, NULL);
-    snprintf(bench.store, sizeof bench.store, "%s/store", bench.base);
+    if (stage.clock_ns == NULL)
+        stage.clock_ns = kt_shared(sizeof *stage.clock_ns);
+    *stage.clock_ns = KT_START_NS;
+    kt_directory_make(stage.base, NULL);
+    snprintf(stage.store, sizeof stage.store, "%s/store", stage.base);
     return 0;
 }
 
-int bench_tear_down(void **state)
+int stage_tear_down(void **state)
 {
     (void)state;
-    kt_directory_remove(bench.base);
+    kt_directory_remove(stage.base);
     return 0;
 }
 
-void bench_renew(void)
+void stage_renew(void)
 {
-    bench_tear_down(NULL);
-    bench_set_up(NULL);
+    stage_tear_down(NULL);
+    stage_set_up(NULL);
 }
 
-struct ql_options bench_options(uint32_t room)
+struct ql_options stage_options(uint32_t room)
 {
-    struct ql_options options = kt_options(bench.clock_ns, 2, room);
+    struct ql_options options = kt_options(stage.clock_ns, 2, room);
     options.max_holders = 8;
     options.durability = QL_DURABILITY_ASYNC;
     options.flush_interval_ms = ONE_DAY_MS;
@@ -47,13 +47,13 @@ struct ql_options bench_options(uint32_t room)
     return options;
 }
 
-struct ql *bench_open(void)
+struct ql *stage_open(void)
 {
-    struct ql_options options = bench_options(BENCH_ROOM);
-    return kt_open(bench.store, &options);
+    struct ql_options options = stage_options(STAGE_ROOM);
+    return kt_open(stage.store, &options);
 }
 
-void bench_charge(struct ql *ql, const char *subject, const char *meter, int64_t amount)
+void stage_charge(struct ql *ql, const char *subject, const char *meter, int64_t amount)
 {
     enum ql_status status = ql_charge(ql, subject, meter, amount, NULL);
     if (status != QL_OK)
@@ -64,20 +64,20 @@ static sqlite3 *connect_ledger(void)
 {
     char path[KT_PATH + 32];
     sqlite3 *db;
-    snprintf(path, sizeof path, "%s/ledger.db", bench.store);
+    snprintf(path, sizeof path, "%s/ledger.db", stage.store);
     KT_CHECK(sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE, NULL) == SQLITE_OK, "%s", path);
     sqlite3_busy_timeout(db, 5000);
     return db;
 }
 
-void bench_sql(const char *sql)
+void stage_sql(const char *sql)
 {
     sqlite3 *db = connect_ledger();
     KT_CHECK(sqlite3_exec(db, sql, NULL, NULL, NULL) == SQLITE_OK, "%s", sqlite3_errmsg(db));
     sqlite3_close(db);
 }
 
-int64_t bench_number(const char *sql)
+int64_t stage_number(const char *sql)
 {
     sqlite3 *db = connect_ledger();
     sqlite3_stmt *statement;
@@ -101,12 +101,12 @@ static struct ql_meter_state meter_of(struct ql *ql, const char *subject, const 
     return (struct ql_meter_state){.total = -1, .yesterday = -1};
 }
 
-int64_t bench_total(struct ql *ql, const char *subject, const char *meter)
+int64_t stage_total(struct ql *ql, const char *subject, const char *meter)
 {
     return meter_of(ql, subject, meter).total;
 }
 
-int64_t bench_yesterday(struct ql *ql, const char *subject, const char *meter)
+int64_t stage_yesterday(struct ql *ql, const char *subject, const char *meter)
 {
     return meter_of(ql, subject, meter).yesterday;
 }
