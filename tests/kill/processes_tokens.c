@@ -36,16 +36,20 @@ static int token_of(struct ql *ql)
     return fd;
 }
 
-/* Forks a worker, which has the token, and does not keep it here. */
+/* Forks a worker, which has the token, and does not keep it here. Waits until the worker
+ * is out of fork(), and has no more than the token. */
 static void hand_over(struct ql *ql)
 {
     int fd = token_of(ql);
+    kt_flags[WORKER] = 0;
     pid_t worker = fork(); /* not kt_fork: it lives on */
     KT_CHECK(worker >= 0, "fork: %s", strerror(errno));
+    if (worker == 0)
+        kt_flags[WORKER] = getpid();
     while (worker == 0)
         pause();
     close(fd);
-    kt_flags[WORKER] = worker;
+    kt_await(&kt_flags[WORKER], 1);
 }
 
 /* One lease that was there before the token, and one that came after it. */
