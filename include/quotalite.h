@@ -323,7 +323,8 @@ QL_API QL_MUST_USE enum ql_status ql_open(const char *store, const struct ql_opt
  * others to end theirs. The last close of a store in a process releases the leases
  * that the process still holds; in a forked child that made no call they are the
  * parent's, and stay. Waits 0.1 s at most for each lock that is held by a process
- * that does not go on; leases behind it are then ended as those of the dead, by whoever looks next. NULL is
+ * that does not go on; leases behind it are then ended as those of the dead, by
+ * whoever looks next. NULL is
  * allowed. */
 QL_API void ql_close(struct ql *ql);
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The files that the ledger is made of, as files: SQLite's database, its WAL
- * (write-ahead log) and that one's index. None of them is opened here once it is there: closing a
- * descriptor would drop the locks that SQLite has on it.
+ * (write-ahead log) and that one's index. None of them is opened here once it is
+ * there: closing a descriptor would drop the locks that SQLite has on it.
  */
 #ifndef QLI_LEDGER_FILES_H
 #define QLI_LEDGER_FILES_H
