@@ -7,6 +7,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -100,45 +101,84 @@ void qli_files_remove_former_wal(const struct qli_ledger *ledger, struct qli_led
 
 /* ---- descriptors ---------------------------------------------------------- */
 
-static bool is_file(struct qli_file_id id, const struct qli_ledger *ledger, const char *name)
+static const char *const names[QLI_LEDGER_PARTS] = {
+    [QLI_LEDGER_DATABASE] = QLI_LEDGER_FILE,
+    [QLI_LEDGER_WAL] = WAL_NAME,
+    [QLI_LEDGER_SHM] = SHM_NAME,
+};
+
+typedef void visit_descriptor(struct qli_ledger *ledger, int part, int fd, struct qli_file_id file);
+
+/* Visits the descriptors of the process that are of the ledger's files. */
+static enum ql_status visit_descriptors(struct qli_ledger *ledger, visit_descriptor *visit)
 {
-    struct qli_file_id file;
-    return qli_system_identify(ledger->directory_fd, name, &file) && qli_file_id_equal(id, file);
+    struct qli_file_id files[QLI_LEDGER_PARTS] = {{0}};
+    for (int part = 0; part < QLI_LEDGER_PARTS; part++)
+        qli_system_identify(ledger->directory_fd, names[part], &files[part]);
+    DIR *listing = opendir("/proc/self/fd");
+    if (listing == NULL)
+        return refuse_file(ledger, "find in /proc/self/fd the descriptors of");
+    struct dirent *entry;
+    while ((entry = readdir(listing)) != NULL) {
+        struct qli_file_id file;
+        int fd = atoi(entry->d_name);
+        if (entry->d_name[0] == '.' || !qli_system_identify(fd, "", &file))
+            continue;
+        for (int part = 0; part < QLI_LEDGER_PARTS; part++) {
+            if (qli_file_id_equal(files[part], file))
+                visit(ledger, part, fd, file);
+        }
+    }
+    closedir(listing);
+    return QL_OK;
 }
 
-size_t qli_files_find_descriptors(const struct qli_ledger *ledger,
-                                  const struct qli_ledger_descriptor *others, size_t other_count,
-                                  struct qli_ledger_descriptor *found)
+/* A mark that stays with an open file while its descriptor's number goes from one to
+ * another, and means nothing to a regular file: the signal of fcntl(2) for asynchronous
+ * input and output. */
+#define MARK SIGIO
+
+static void mark(struct qli_ledger *ledger, int part, int fd, struct qli_file_id file)
 {
-    size_t count = 0;
-    DIR *listing = opendir("/proc/self/fd");
-    struct dirent *entry;
-    while (listing != NULL && count < QLI_LEDGER_DESCRIPTORS &&
-           (entry = readdir(listing)) != NULL) {
-        struct qli_file_id id;
-        int fd = entry->d_name[0] != '.' ? atoi(entry->d_name) : -1;
-        if (fd < 0 || !qli_system_identify(fd, "", &id) ||
-            !(is_file(id, ledger, QLI_LEDGER_FILE) || is_file(id, ledger, WAL_NAME) ||
-              is_file(id, ledger, SHM_NAME)))
-            continue;
-        bool other = false;
-        for (size_t i = 0; i < other_count; i++)
-            other = other || others[i].fd == fd;
-        if (!other)
-            found[count++] = (struct qli_ledger_descriptor){fd, id};
+    (void)ledger;
+    (void)part;
+    (void)file;
+    fcntl(fd, F_SETSIG, MARK);
+}
+
+enum ql_status qli_files_mark_descriptors(struct qli_ledger *ledger)
+{
+    return visit_descriptors(ledger, mark);
+}
+
+static void note_unmarked(struct qli_ledger *ledger, int part, int fd, struct qli_file_id file)
+{
+    struct qli_ledger_descriptor *descriptor = &ledger->descriptors[part];
+    if (fcntl(fd, F_GETSIG) != MARK)
+        *descriptor = (struct qli_ledger_descriptor){descriptor->count + 1, fd, file};
+}
+
+enum ql_status qli_files_note_descriptors(struct qli_ledger *ledger)
+{
+    memset(ledger->descriptors, 0, sizeof ledger->descriptors);
+    enum ql_status status = visit_descriptors(ledger, note_unmarked);
+    for (int part = 0; status == QL_OK && part < QLI_LEDGER_PARTS; part++) {
+        if (ledger->descriptors[part].count > 1)
+            status = qli_error(&ledger->error, QL_E_BUSY, 0,
+                               "threads of this program open and close the ledger (%s) all the "
+                               "time: let them keep it open",
+                               QLI_LEDGER_FILE);
     }
-    if (listing != NULL)
-        closedir(listing);
-    return count;
+    return status;
 }
 
 bool qli_files_descriptors_are_ours(const struct qli_ledger *ledger)
 {
-    for (size_t i = 0; i < ledger->descriptor_count; i++) {
-        const struct qli_ledger_descriptor *descriptor = &ledger->descriptors[i];
-        struct qli_file_id id;
-        if (!qli_system_identify(descriptor->fd, "", &id) ||
-            !qli_file_id_equal(id, descriptor->file))
+    for (int part = 0; part < QLI_LEDGER_PARTS; part++) {
+        const struct qli_ledger_descriptor *descriptor = &ledger->descriptors[part];
+        struct qli_file_id file;
+        if (descriptor->count > 0 && !(qli_system_identify(descriptor->fd, "", &file) &&
+                                       qli_file_id_equal(file, descriptor->file)))
             return false;
     }
     return true;

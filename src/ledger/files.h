@@ -23,13 +23,14 @@ enum ql_status qli_files_make(struct qli_ledger *ledger);
 /* Removes a WAL that belonged to another file than the one that is there. */
 void qli_files_remove_former_wal(const struct qli_ledger *ledger, struct qli_ledger_files former);
 
-/* Finds out which descriptors of the process are of these files, but for those of
- * others; found has room for QLI_LEDGER_DESCRIPTORS. */
-size_t qli_files_find_descriptors(const struct qli_ledger *ledger,
-                                  const struct qli_ledger_descriptor *others, size_t other_count,
-                                  struct qli_ledger_descriptor *found);
+/* SQLite does not tell which descriptors it has. So those that the process has of these
+ * files are marked before it opens them; those that have no mark afterwards are noted in
+ * ledger->descriptors. QL_E_BUSY: there are more than SQLite has, as another thread of the
+ * host, which reads the ledger too, opened it meanwhile. */
+enum ql_status qli_files_mark_descriptors(struct qli_ledger *ledger);
+enum ql_status qli_files_note_descriptors(struct qli_ledger *ledger);
 
-/* Whether they still are of the files that they were of. A host that closes what it
+/* Whether the noted ones still are of the files that they were of. A host that closes what it
  * did not open may have got the numbers for files of its own, which SQLite would write
  * to, and close. */
 bool qli_files_descriptors_are_ours(const struct qli_ledger *ledger);

@@ -18,6 +18,7 @@
 #include "rules/window.h"
 
 #define BUSY_WAIT_MS 1000 /* for a reader that is in SQLite's way; writers are kept apart by us */
+#define OPENINGS_MAX 8    /* that others of the process may disturb */
 
 static const char *const texts[QLI_LEDGER_STATEMENTS] = {
     [QLI_LEDGER_BEGIN] = "BEGIN IMMEDIATE",
@@ -168,16 +169,21 @@ static enum ql_status open_connection(struct qli_ledger *ledger)
     return QL_OK;
 }
 
-void qli_ledger_disconnect(struct qli_ledger *ledger)
+static void close_connection(struct qli_ledger *ledger)
 {
-    if (ledger->db != NULL && !qli_files_descriptors_are_ours(ledger))
-        lose_connection(ledger);
     for (int i = 0; i < QLI_LEDGER_STATEMENTS; i++) {
         sqlite3_finalize(ledger->statements[i]);
         ledger->statements[i] = NULL;
     }
     sqlite3_close(ledger->db);
     ledger->db = NULL;
+}
+
+void qli_ledger_disconnect(struct qli_ledger *ledger)
+{
+    if (ledger->db != NULL && !qli_files_descriptors_are_ours(ledger))
+        lose_connection(ledger);
+    close_connection(ledger);
 }
 
 /* The WAL and its index too: whoever removes one of them takes away what was committed,
@@ -197,6 +203,21 @@ bool qli_ledger_is_there(const struct qli_ledger *ledger, uint64_t inode)
            (ledger->db == NULL || !has_moved(ledger));
 }
 
+static enum ql_status open_noted(struct qli_ledger *ledger)
+{
+    enum ql_status status = qli_files_mark_descriptors(ledger);
+    if (status == QL_OK)
+        status = open_connection(ledger);
+    ledger->files = qli_files_find(ledger);
+    if (status == QL_OK && has_moved(ledger)) /* somebody replaced it meanwhile */
+        status = qli_ledger_fail(ledger, SQLITE_READONLY_DBMOVED);
+    if (status == QL_OK)
+        status = qli_files_note_descriptors(ledger);
+    if (status != QL_OK)
+        close_connection(ledger);
+    return status;
+}
+
 enum ql_status qli_ledger_connect(struct qli_ledger *ledger, struct qli_ledger_files former)
 {
     if (ledger->directory_fd < 0 && !ledger->lost)
@@ -210,19 +231,11 @@ enum ql_status qli_ledger_connect(struct qli_ledger *ledger, struct qli_ledger_f
     if (!qli_files_directory_is_ours(ledger))
         return lose_connection(ledger);
     qli_files_remove_former_wal(ledger, former);
-    struct qli_ledger_descriptor others[QLI_LEDGER_DESCRIPTORS];
     enum ql_status status = qli_files_make(ledger);
-    size_t other_count = qli_files_find_descriptors(ledger, NULL, 0, others);
     if (status == QL_OK)
-        status = open_connection(ledger);
-    ledger->files = qli_files_find(ledger);
-    if (status == QL_OK && has_moved(ledger)) /* somebody replaced it meanwhile */
-        status = qli_ledger_fail(ledger, SQLITE_READONLY_DBMOVED);
-    /* SQLite does not tell which descriptors it has. */
-    ledger->descriptor_count =
-        qli_files_find_descriptors(ledger, others, other_count, ledger->descriptors);
-    if (status != QL_OK)
-        qli_ledger_disconnect(ledger);
+        status = open_noted(ledger);
+    for (int i = 1; i < OPENINGS_MAX && status == QL_E_BUSY; i++)
+        status = open_noted(ledger);
     return status;
 }
 

@@ -37,10 +37,16 @@ struct qli_ledger_files {
     uint64_t shm_inode; /* of that one's index */
 };
 
-#define QLI_LEDGER_DESCRIPTORS 8
+enum qli_ledger_part {
+    QLI_LEDGER_DATABASE,
+    QLI_LEDGER_WAL,
+    QLI_LEDGER_SHM,
+    QLI_LEDGER_PARTS,
+};
 
-/* A descriptor that SQLite has, and which file it is. */
+/* What SQLite has of a part. */
 struct qli_ledger_descriptor {
+    unsigned count; /* 0: it shares another connection's */
     int fd;
     struct qli_file_id file;
 };
@@ -51,8 +57,7 @@ struct qli_ledger {
     sqlite3 *db; /* NULL: closed */
     sqlite3_stmt *statements[QLI_LEDGER_STATEMENTS];
     struct qli_ledger_files files; /* that are open */
-    struct qli_ledger_descriptor descriptors[QLI_LEDGER_DESCRIPTORS];
-    size_t descriptor_count;
+    struct qli_ledger_descriptor descriptors[QLI_LEDGER_PARTS];
     bool lost;             /* atomic; the host closed descriptors: nothing is touched any more */
     struct ql_error error; /* the last failure */
 };
@@ -83,9 +88,10 @@ void qli_ledger_end(struct qli_ledger *ledger);
  * this name; makes the file and its tables if there are none. former are the files
  * that were in use before: a WAL that a removed file has left is removed, as it
  * would be taken for that of the file in its place. The caller has the FLUSHER
- * byte, and lets others know ledger->files. Each failure of this and the next ones
- * is QL_E_LEDGER, QL_E_VERSION or QL_E_DETACHED (the host closed descriptors), with
- * the text in ledger->error. */
+ * byte, and lets others know ledger->files. QL_E_BUSY: other threads of the program
+ * opened and closed the ledger meanwhile. Each other failure of this and the next ones
+ * is QL_E_LEDGER, QL_E_VERSION or QL_E_DETACHED (the host closed descriptors); the text
+ * is in ledger->error. */
 enum ql_status qli_ledger_connect(struct qli_ledger *ledger, struct qli_ledger_files former);
 void qli_ledger_disconnect(struct qli_ledger *ledger);
 
