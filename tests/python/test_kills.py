@@ -59,6 +59,8 @@ def start(tracker: QuotaTracker, counters: Counters, worker: int) -> int:
     if child == 0:
         try:
             work(tracker, counters, worker)
+        except BaseException as error:  # noqa: BLE001 - a child must not go on as the test run
+            os.write(2, f"in a worker: {error!r}\n".encode())
         finally:
             os._exit(1)
     return child
@@ -82,7 +84,12 @@ def all_free(tracker: QuotaTracker) -> bool:
 def test_random_kills_lose_and_double_nothing(make_tracker: Make, store_path: str) -> None:
     print(f"seed {SEED}")
     chance = random.Random(SEED)
-    tracker = make_tracker(store=store_path, max_daily_bytes_per_user=2**62)
+    tracker = make_tracker(
+        store=store_path,
+        max_daily_bytes_per_user=2**62,
+        admit_wait_seconds=DEADLINE_SECONDS,
+        charge_wait_seconds=DEADLINE_SECONDS,
+    )
     counters = Counters()
     children = [start(tracker, counters, worker) for worker in range(WORKERS)]
     try:
