@@ -154,7 +154,8 @@ enum ql_status qli_files_mark_descriptors(struct qli_ledger *ledger)
 static void note_unmarked(struct qli_ledger *ledger, int part, int fd, struct qli_file_id file)
 {
     struct qli_ledger_descriptor *descriptor = &ledger->descriptors[part];
-    if (fcntl(fd, F_GETSIG) != MARK)
+    int signal = fcntl(fd, F_GETSIG);
+    if (signal >= 0 && signal != MARK) /* < 0: it can have no mark (O_PATH), and is not SQLite's */
         *descriptor = (struct qli_ledger_descriptor){descriptor->count + 1, fd, file};
 }
 

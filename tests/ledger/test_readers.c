@@ -6,6 +6,7 @@
  */
 #include "care.h"
 
+#include <fcntl.h>
 #include <sqlite3.h>
 #include <stdio.h>
 #include <string.h>
@@ -122,6 +123,20 @@ static void test_readers_come_and_go_all_the_time(void **state)
     expect_lasting_use(ql);
 }
 
+/* Such a descriptor cannot be marked. */
+static void test_path_descriptor_is_in_no_way(void **state)
+{
+    (void)state;
+    char path[CARE_PATH];
+    struct ql *ql = open_beside(0);
+    care_path(path, "ledger.db");
+    int fd = open(path, O_PATH | O_CLOEXEC);
+    assert_true(fd >= 0);
+    care_flush(ql);
+    close(fd);
+    expect_lasting_use(ql);
+}
+
 /* Gives the numbers of all descriptors of the ledger to another file. */
 static void be_a_bad_host(int other)
 {
@@ -168,6 +183,7 @@ int main(void)
         CARE_TEST(test_reader_comes_meanwhile),
         CARE_TEST(test_reader_goes_meanwhile),
         CARE_TEST(test_readers_come_and_go_all_the_time),
+        CARE_TEST(test_path_descriptor_is_in_no_way),
         CARE_TEST(test_closed_descriptors_are_noticed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
