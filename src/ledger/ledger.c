@@ -153,7 +153,9 @@ static enum ql_status open_connection(struct qli_ledger *ledger)
 {
     char path[64];
     snprintf(path, sizeof path, "/proc/self/fd/%d/" QLI_LEDGER_FILE, ledger->directory_fd);
-    int rc = sqlite3_open_v2(path, &ledger->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL);
+    /* A cache of its own: in one that the host shares, a reader's locks and settings are ours. */
+    const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_PRIVATECACHE;
+    int rc = sqlite3_open_v2(path, &ledger->db, flags, NULL);
     if (rc == SQLITE_OK)
         rc = sqlite3_busy_timeout(ledger->db, BUSY_WAIT_MS);
     ledger->error.text[0] = '\0';

@@ -123,6 +123,18 @@ static void test_readers_come_and_go_all_the_time(void **state)
     expect_lasting_use(ql);
 }
 
+/* sqlite3_enable_shared_cache() is for all connections of a process that do not say no. */
+static void test_host_shares_its_cache(void **state)
+{
+    (void)state;
+    struct ql *ql = open_beside(0);
+    sqlite3_enable_shared_cache(1);
+    reader_comes();
+    care_flush(ql);
+    sqlite3_enable_shared_cache(0);
+    expect_lasting_use(ql);
+}
+
 /* Such a descriptor cannot be marked. */
 static void test_path_descriptor_is_in_no_way(void **state)
 {
@@ -183,6 +195,7 @@ int main(void)
         CARE_TEST(test_reader_comes_meanwhile),
         CARE_TEST(test_reader_goes_meanwhile),
         CARE_TEST(test_readers_come_and_go_all_the_time),
+        CARE_TEST(test_host_shares_its_cache),
         CARE_TEST(test_path_descriptor_is_in_no_way),
         CARE_TEST(test_closed_descriptors_are_noticed),
     };
