@@ -65,7 +65,8 @@
  *   (pthread_cancel, siglongjmp out of a handler) is outside the promise; a
  *   process that is killed at any instruction is inside it.
  *   A host that closes descriptors which it did not open (closefrom) loses the
- *   store: calls return QL_E_DETACHED within a second, and its leases end.
+ *   store: calls return QL_E_DETACHED within a second, and its leases end. Opened
+ *   again, it is charged, but that process can no longer write its ledger.
  *
  * Blocking
  *   Calls wait only for locks (and, where said, for the disk): that of a shard, and

@@ -184,3 +184,42 @@ bool qli_files_descriptors_are_ours(const struct qli_ledger *ledger)
     }
     return true;
 }
+
+/* ---- files that SQLite is wrong about -------------------------------------- */
+
+struct distrusted {
+    struct qli_file_id file;
+    struct distrusted *next;
+};
+
+static struct distrusted *all_distrusted; /* atomic; grows only */
+
+void qli_files_distrust(struct qli_file_id file)
+{
+    struct distrusted *entry = malloc(sizeof *entry);
+    if (entry == NULL)
+        return;
+    *entry = (struct distrusted){
+        .file = file,
+        .next = __atomic_load_n(&all_distrusted, __ATOMIC_ACQUIRE),
+    };
+    while (!__atomic_compare_exchange_n(&all_distrusted, &entry->next, entry, false,
+                                        __ATOMIC_RELEASE, __ATOMIC_ACQUIRE))
+        ;
+}
+
+enum ql_status qli_files_trust(struct qli_ledger *ledger)
+{
+    struct qli_file_id file;
+    const struct distrusted *entry = __atomic_load_n(&all_distrusted, __ATOMIC_ACQUIRE);
+    if (!qli_system_identify(ledger->directory_fd, QLI_LEDGER_FILE, &file))
+        return QL_OK; /* there is none yet */
+    while (entry != NULL && !qli_file_id_equal(entry->file, file))
+        entry = entry->next;
+    if (entry == NULL)
+        return QL_OK;
+    return qli_error(&ledger->error, QL_E_LEDGER, 0,
+                     "this program has lost SQLite's locks on the ledger (%s), as it closed "
+                     "descriptors that it had not opened: end it and start it again",
+                     QLI_LEDGER_FILE);
+}

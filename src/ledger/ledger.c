@@ -102,6 +102,8 @@ void qli_ledger_end(struct qli_ledger *ledger)
 /* The connection is left as it is: any call to SQLite might touch a descriptor. */
 static enum ql_status lose_connection(struct qli_ledger *ledger)
 {
+    if (ledger->db != NULL)
+        qli_files_distrust((struct qli_file_id){ledger->directory.device, ledger->files.inode});
     __atomic_store_n(&ledger->lost, true, __ATOMIC_RELAXED);
     memset(ledger->statements, 0, sizeof ledger->statements);
     ledger->db = NULL;
@@ -232,8 +234,11 @@ enum ql_status qli_ledger_connect(struct qli_ledger *ledger, struct qli_ledger_f
         return QL_OK;
     if (!qli_files_directory_is_ours(ledger))
         return lose_connection(ledger);
-    qli_files_remove_former_wal(ledger, former);
-    enum ql_status status = qli_files_make(ledger);
+    enum ql_status status = qli_files_trust(ledger);
+    if (status == QL_OK) {
+        qli_files_remove_former_wal(ledger, former);
+        status = qli_files_make(ledger);
+    }
     if (status == QL_OK)
         status = open_noted(ledger);
     for (int i = 1; i < OPENINGS_MAX && status == QL_E_BUSY; i++)

@@ -188,6 +188,38 @@ static void test_closed_descriptors_are_noticed(void **state)
     kt_wait_success(child);
 }
 
+/* A process that had a connection and lost it, and opens the store again. */
+static void use_after_loss(void)
+{
+    struct ql *ql = open_beside(0);
+    FILE *other = tmpfile();
+    KT_CHECK(ql_flush(ql, NULL) == QL_OK, "before");
+    be_a_bad_host(fileno(other));
+    ql_close(ql);
+    ql = care_open();
+    care_charge(ql, "alice", 1);
+    enum ql_status status = ql_flush(ql, NULL);
+    KT_CHECK(status == QL_E_LEDGER, "%s", ql_status_name(status));
+    care_remove("ledger.db");
+    care_remove("ledger.db-wal");
+    care_remove("ledger.db-shm");
+    KT_CHECK(ql_flush(ql, NULL) == QL_OK, "a new file");
+    ql_close(ql);
+    KT_CHECK(fseek(other, 0, SEEK_END) == 0 && ftell(other) == 0, "it was written to");
+}
+
+static void test_ledger_of_lost_connection_is_left_alone(void **state)
+{
+    (void)state;
+    pid_t child = kt_fork();
+    if (child == 0) {
+        use_after_loss();
+        _exit(0);
+    }
+    kt_wait_success(child);
+    assert_int_equal(care_in_ledger("alice"), 3);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -198,6 +230,7 @@ int main(void)
         CARE_TEST(test_host_shares_its_cache),
         CARE_TEST(test_path_descriptor_is_in_no_way),
         CARE_TEST(test_closed_descriptors_are_noticed),
+        CARE_TEST(test_ledger_of_lost_connection_is_left_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
