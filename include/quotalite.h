@@ -66,7 +66,7 @@
  *   process that is killed at any instruction is inside it.
  *   A host that closes descriptors which it did not open (closefrom) loses the
  *   store: calls return QL_E_DETACHED within a second, and its leases end. Opened
- *   again, it is charged, but that process can no longer write its ledger.
+ *   again, it is charged, but that process may not write its ledger again.
  *
  * Blocking
  *   Calls wait only for locks (and, where said, for the disk): that of a shard, and

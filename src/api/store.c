@@ -61,6 +61,8 @@ static void before_fork(void)
     }
     if (table != NULL)
         qli_ledger_before_fork();
+    for (struct qli_store *store = table; store != NULL; store = store->next)
+        qli_flusher_find_readers(&store->flusher);
 }
 
 static void after_fork_in_parent(void)

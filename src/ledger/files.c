@@ -151,12 +151,17 @@ enum ql_status qli_files_mark_descriptors(struct qli_ledger *ledger)
     return visit_descriptors(ledger, mark);
 }
 
-static void note_unmarked(struct qli_ledger *ledger, int part, int fd, struct qli_file_id file)
+static void note(struct qli_ledger *ledger, int part, int fd, struct qli_file_id file)
 {
     struct qli_ledger_descriptor *descriptor = &ledger->descriptors[part];
+    *descriptor = (struct qli_ledger_descriptor){descriptor->count + 1, fd, file};
+}
+
+static void note_unmarked(struct qli_ledger *ledger, int part, int fd, struct qli_file_id file)
+{
     int signal = fcntl(fd, F_GETSIG);
     if (signal >= 0 && signal != MARK) /* < 0: it can have no mark (O_PATH), and is not SQLite's */
-        *descriptor = (struct qli_ledger_descriptor){descriptor->count + 1, fd, file};
+        note(ledger, part, fd, file);
 }
 
 enum ql_status qli_files_note_descriptors(struct qli_ledger *ledger)
@@ -171,6 +176,14 @@ enum ql_status qli_files_note_descriptors(struct qli_ledger *ledger)
                                QLI_LEDGER_FILE);
     }
     return status;
+}
+
+/* By the index, which nobody but SQLite has a use for, and has if it has any lock. */
+bool qli_files_are_in_use(struct qli_ledger *ledger)
+{
+    memset(ledger->descriptors, 0, sizeof ledger->descriptors);
+    return visit_descriptors(ledger, note) == QL_OK &&
+           ledger->descriptors[QLI_LEDGER_SHM].count > 0;
 }
 
 bool qli_files_descriptors_are_ours(const struct qli_ledger *ledger)
@@ -219,7 +232,8 @@ enum ql_status qli_files_trust(struct qli_ledger *ledger)
     if (entry == NULL)
         return QL_OK;
     return qli_error(&ledger->error, QL_E_LEDGER, 0,
-                     "this program has lost SQLite's locks on the ledger (%s), as it closed "
-                     "descriptors that it had not opened: end it and start it again",
+                     "this program has lost SQLite's locks on the ledger (%s): it closed "
+                     "descriptors that it had not opened, or forked while it had the ledger open "
+                     "itself; end it and start it again",
                      QLI_LEDGER_FILE);
 }

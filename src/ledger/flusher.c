@@ -14,6 +14,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "ledger/files.h"
 #include "ledger/flush.h"
 #include "ledger/page.h"
 #include "region/attach.h"
@@ -318,8 +319,23 @@ void qli_flusher_before_fork(struct qli_flusher *flusher)
     qli_ledger_disconnect(&flusher->ledger);
 }
 
+void qli_flusher_find_readers(struct qli_flusher *flusher)
+{
+    flusher->host_reads =
+        qli_files_directory_is_ours(&flusher->ledger) && qli_files_are_in_use(&flusher->ledger);
+}
+
+static void distrust(const struct qli_flusher *flusher)
+{
+    struct qli_file_id file;
+    if (qli_system_identify(flusher->ledger.directory_fd, QLI_LEDGER_FILE, &file))
+        qli_files_distrust(file);
+}
+
 void qli_flusher_after_fork(struct qli_flusher *flusher, bool child)
 {
+    if (child && flusher->host_reads)
+        distrust(flusher);
     if (child && flusher->lock_fd >= 0) {
         if (qli_holder_is_lock_file(&flusher->engine->region, flusher->lock_fd))
             close(flusher->lock_fd);

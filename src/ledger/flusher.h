@@ -35,6 +35,7 @@ struct qli_flusher {
     int lock_fd; /* the lock file; owns the FLUSHER byte during a flush, and nothing else */
     struct qli_dirty_subject *chunk; /* what is copied and not written yet */
     size_t chunk_count;
+    bool host_reads; /* during a fork: the host has a connection of its own */
 };
 
 /* With a ledger that is to be initialised before the first flush. */
@@ -105,6 +106,11 @@ int64_t qli_flusher_lag_ms(const struct qli_flusher *flusher);
  * none of SQLite's may be used in a child; after it, in the parent or the child,
  * it may be used again. */
 void qli_flusher_before_fork(struct qli_flusher *flusher);
+
+/* After that of all flushers, and with SQLite held: is there a connection to the ledger
+ * still? It is the host's. The child gets what SQLite notes of its locks, but not the
+ * locks, and leaves the ledger to others. */
+void qli_flusher_find_readers(struct qli_flusher *flusher);
 void qli_flusher_after_fork(struct qli_flusher *flusher, bool child);
 
 #endif

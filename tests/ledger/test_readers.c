@@ -220,6 +220,35 @@ static void test_ledger_of_lost_connection_is_left_alone(void **state)
     assert_int_equal(care_in_ledger("alice"), 3);
 }
 
+static void expect_forked_to_leave_ledger(struct ql *ql, enum ql_status expected)
+{
+    pid_t child = kt_fork();
+    if (child == 0) {
+        care_charge(ql, "bob", 1);
+        enum ql_status status = ql_flush(ql, NULL);
+        KT_CHECK(status == expected, "%s", ql_status_name(status));
+        ql_close(ql);
+        _exit(0);
+    }
+    kt_wait_success(child);
+}
+
+/* SQLite believes in the child that it has the locks that are its parent's. */
+static void test_child_of_a_host_that_reads(void **state)
+{
+    (void)state;
+    struct ql *ql = open_beside(0);
+    care_flush(ql);
+    expect_forked_to_leave_ledger(ql, QL_OK);
+    reader_comes();
+    expect_forked_to_leave_ledger(ql, QL_E_LEDGER);
+    care_flush(ql);
+    assert_int_equal(care_in_ledger("bob"), 2);
+    first_reader_goes();
+    expect_forked_to_leave_ledger(ql, QL_OK);
+    expect_lasting_use(ql);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -231,6 +260,7 @@ int main(void)
         CARE_TEST(test_path_descriptor_is_in_no_way),
         CARE_TEST(test_closed_descriptors_are_noticed),
         CARE_TEST(test_ledger_of_lost_connection_is_left_alone),
+        CARE_TEST(test_child_of_a_host_that_reads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
