@@ -101,7 +101,8 @@ void qli_flusher_end(struct qli_flusher *flusher)
 static enum ql_status explain(const struct qli_flusher *flusher, enum ql_status status,
                               struct ql_error *error)
 {
-    if (status == QL_E_LEDGER || status == QL_E_VERSION || status == QL_E_DETACHED)
+    bool disturbed = status == QL_E_BUSY && flusher->ledger.error.status == QL_E_BUSY;
+    if (status == QL_E_LEDGER || status == QL_E_VERSION || status == QL_E_DETACHED || disturbed)
         return qli_ledger_explain(&flusher->ledger, status, error);
     return status == QL_OK ? QL_OK : qli_error(error, status, 0, "%s", ql_status_text(status));
 }

@@ -224,6 +224,7 @@ static enum ql_status open_noted(struct qli_ledger *ledger)
 
 enum ql_status qli_ledger_connect(struct qli_ledger *ledger, struct qli_ledger_files former)
 {
+    ledger->error.status = QL_OK;
     if (ledger->directory_fd < 0 && !ledger->lost)
         return qli_error(&ledger->error, QL_E_LEDGER, 0, "the store has no ledger");
     if (ledger->lost || (ledger->db != NULL && !qli_files_descriptors_are_ours(ledger)))

@@ -43,7 +43,8 @@ static enum ql_status explain(const struct qli_restore *restore, enum ql_status 
                               struct ql_error *error)
 {
     const struct ql_error *cause = &restore->ledger.error;
-    if (status == QL_E_LEDGER || status == QL_E_VERSION)
+    bool disturbed = status == QL_E_BUSY && cause->status == QL_E_BUSY;
+    if (status == QL_E_LEDGER || status == QL_E_VERSION || disturbed)
         return qli_error(error, status, cause->system_errno,
                          "the store cannot be opened without its budgets: %s", cause->text);
     if (status == QL_OK || (error != NULL && error->text[0] != '\0'))

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #define READERS_MAX 16
+#define RESTLESS "threads of this program open and close the ledger"
 
 int __wrap_sqlite3_open_v2(const char *path, sqlite3 **db, int flags, const char *vfs);
 int __real_sqlite3_open_v2(const char *path, sqlite3 **db, int flags, const char *vfs);
@@ -118,9 +119,32 @@ static void test_readers_come_and_go_all_the_time(void **state)
     readers.go = 1000000;
     struct ql_error error;
     assert_int_equal(ql_flush(ql, &error), QL_E_BUSY);
+    assert_non_null(strstr(error.text, RESTLESS));
     readers.come = 0;
     readers.go = 0;
     expect_lasting_use(ql);
+}
+
+static void test_readers_come_and_go_while_it_is_restored(void **state)
+{
+    (void)state;
+    struct ql *ql = open_beside(1);
+    ql_close(ql);
+    care_reboot();
+    readers.come = 1000000;
+    readers.go = 1000000;
+    struct ql_options options = care_options();
+    struct ql_error error;
+    assert_int_equal(ql_open(care.directory, &options, &ql, &error), QL_E_BUSY);
+    assert_non_null(strstr(error.text, RESTLESS));
+    readers.come = 0;
+    readers.go = 0;
+    ql = care_open();
+    care_charge(ql, "bob", 1);
+    assert_int_equal(care_used(ql, "alice"), 2);
+    first_reader_goes();
+    care_flush(ql);
+    ql_close(ql);
 }
 
 /* sqlite3_enable_shared_cache() is for all connections of a process that do not say no. */
@@ -256,6 +280,7 @@ int main(void)
         CARE_TEST(test_reader_comes_meanwhile),
         CARE_TEST(test_reader_goes_meanwhile),
         CARE_TEST(test_readers_come_and_go_all_the_time),
+        CARE_TEST(test_readers_come_and_go_while_it_is_restored),
         CARE_TEST(test_host_shares_its_cache),
         CARE_TEST(test_path_descriptor_is_in_no_way),
         CARE_TEST(test_closed_descriptors_are_noticed),
