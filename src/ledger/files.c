@@ -221,7 +221,7 @@ void qli_files_distrust(struct qli_file_id file)
         ;
 }
 
-enum ql_status qli_files_trust(struct qli_ledger *ledger)
+enum ql_status qli_files_check_trust(struct qli_ledger *ledger)
 {
     struct qli_file_id file;
     const struct distrusted *entry = __atomic_load_n(&all_distrusted, __ATOMIC_ACQUIRE);

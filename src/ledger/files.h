@@ -41,8 +41,8 @@ bool qli_files_are_in_use(struct qli_ledger *ledger);
 /* SQLite keeps for all connections of a process which locks it has on a file, and by which
  * descriptors. After a connection that was lost that is wrong as long as the process lives,
  * and in a child that was forked while the host had one: the next one would count on locks
- * that nobody has. So no further one is opened to that file: QL_E_LEDGER. */
+ * that nobody has. So no further one is to be opened to that file: QL_E_LEDGER. */
 void qli_files_distrust(struct qli_file_id file);
-enum ql_status qli_files_trust(struct qli_ledger *ledger);
+enum ql_status qli_files_check_trust(struct qli_ledger *ledger);
 
 #endif

@@ -235,7 +235,7 @@ enum ql_status qli_ledger_connect(struct qli_ledger *ledger, struct qli_ledger_f
         return QL_OK;
     if (!qli_files_directory_is_ours(ledger))
         return lose_connection(ledger);
-    enum ql_status status = qli_files_trust(ledger);
+    enum ql_status status = qli_files_check_trust(ledger);
     if (status == QL_OK) {
         qli_files_remove_former_wal(ledger, former);
         status = qli_files_make(ledger);
