@@ -43,9 +43,24 @@ static const char *const texts[QLI_LEDGER_STATEMENTS] = {
 
 /* ---- failures ------------------------------------------------------------ */
 
+/* SQLite tells the errno of the last call to the system that it says has failed: for
+ * another error that is one of an earlier call, and a disk that is full is no failure. */
+int qli_ledger_cause(const struct qli_ledger *ledger, int rc)
+{
+    switch (rc & 0xff) {
+    case SQLITE_FULL:
+        return ENOSPC;
+    case SQLITE_IOERR:
+    case SQLITE_CANTOPEN:
+        return ledger->db != NULL ? sqlite3_system_errno(ledger->db) : 0;
+    default:
+        return 0;
+    }
+}
+
 static const char *advice_for(int rc, int cause)
 {
-    if (cause == ENOSPC || cause == EDQUOT || (rc & 0xff) == SQLITE_FULL)
+    if (cause == ENOSPC || cause == EDQUOT)
         return "free some space: nothing is lost meanwhile, it will be written then";
     switch (rc & 0xff) {
     case SQLITE_CORRUPT:
@@ -65,7 +80,7 @@ static const char *advice_for(int rc, int cause)
 
 enum ql_status qli_ledger_fail(struct qli_ledger *ledger, int rc)
 {
-    int cause = ledger->db != NULL ? sqlite3_system_errno(ledger->db) : 0;
+    int cause = qli_ledger_cause(ledger, rc);
     return qli_error(&ledger->error, QL_E_LEDGER, cause, "the ledger (%s): %s; %s", QLI_LEDGER_FILE,
                      sqlite3_errstr(rc), advice_for(rc, cause));
 }

@@ -71,6 +71,9 @@ struct qli_ledger_meta {
     int64_t history_days;
 };
 
+/* The errno behind an error of SQLite, or 0. */
+int qli_ledger_cause(const struct qli_ledger *ledger, int rc);
+
 /* Notes why a call to SQLite failed; returns QL_E_LEDGER. */
 enum ql_status qli_ledger_fail(struct qli_ledger *ledger, int rc);
 

@@ -200,7 +200,7 @@ enum ql_status qli_ledger_copy(struct qli_ledger *ledger, const char *path)
         return QL_OK;
     if ((rc & 0xff) == SQLITE_CORRUPT || (rc & 0xff) == SQLITE_NOTADB)
         return qli_ledger_fail(ledger, rc);
-    return qli_error(&ledger->error, QL_E_LEDGER, sqlite3_system_errno(ledger->db),
+    return qli_error(&ledger->error, QL_E_LEDGER, qli_ledger_cause(ledger, rc),
                      "cannot copy the ledger into %.200s: %s", path, sqlite3_errstr(rc));
 }
 

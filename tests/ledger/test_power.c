@@ -10,6 +10,7 @@
 
 #include <cmocka.h>
 #include <errno.h>
+#include <sqlite3.h>
 #include <string.h>
 
 #include "power.h"
@@ -234,9 +235,10 @@ static void expect_explained(struct power *power, struct amounts *amounts, enum 
     enum ql_status status = flush_or_open(power, amounts, &error);
     if (status != QL_E_LEDGER)
         fail_msg("call %d: %s", (int)nth, ql_status_name(status));
-    if (fault == DISK_FULL && error.system_errno != ENOSPC &&
-        strstr(error.text, "free some space") == NULL)
+    if (fault == DISK_FULL && strstr(error.text, "free some space") == NULL)
         fail_msg("call %d: it does not say that the disk is full: %s", (int)nth, error.text);
+    if (error.system_errno != (fault == DISK_FULL ? ENOSPC : EIO))
+        fail_msg("call %d: errno %d, %s", (int)nth, error.system_errno, error.text);
 }
 
 /* False: there is no nth call. */
@@ -302,6 +304,47 @@ static void calls_fail_until_it_is_mended(void **state)
     meet_faults("async, ENOSPC", QL_DURABILITY_ASYNC, DISK_FULL, false);
 }
 
+static void expect_failure(struct power *power, int system_errno)
+{
+    struct ql_error error;
+    assert_int_equal(ql_charge(power->ql, "alice", "bytes", 1, NULL), QL_OK);
+    assert_int_equal(ql_flush(power->ql, &error), QL_E_LEDGER);
+    if (error.system_errno != system_errno)
+        fail_msg("errno %d, not %d: %s", error.system_errno, system_errno, error.text);
+}
+
+static void drop_totals(const struct power *power)
+{
+    char path[KT_PATH + 16];
+    sqlite3 *db;
+    snprintf(path, sizeof path, "%s/ledger.db", power->directory);
+    assert_int_equal(sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(db, "DROP TABLE totals", NULL, NULL, NULL), SQLITE_OK);
+    sqlite3_close(db);
+}
+
+/* SQLite remembers the errno of an earlier one, and tells none of a disk that is full. */
+static void a_failure_tells_its_own_errno(void **state)
+{
+    (void)state;
+    struct power power = {.durability = QL_DURABILITY_ASYNC};
+    power_begin(&power, 1);
+    assert_int_equal(power_open(&power, NULL), QL_OK);
+    assert_int_equal(ql_flush(power.ql, NULL), QL_OK); /* connected from now on */
+    disk_fail(power.disk, 1, DISK_BROKEN, false);
+    assert_int_equal(ql_charge(power.ql, "alice", "bytes", 1, NULL), QL_OK);
+    assert_int_equal(ql_flush(power.ql, NULL), QL_E_LEDGER); /* of a COMMIT it tells none */
+    expect_failure(&power, EIO);
+    disk_mend(power.disk);
+    disk_fail(power.disk, 1, DISK_FULL, false);
+    expect_failure(&power, ENOSPC);
+    disk_mend(power.disk);
+    assert_int_equal(ql_flush(power.ql, NULL), QL_OK);
+    drop_totals(&power);
+    expect_failure(&power, 0);
+    power_end(&power);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -311,6 +354,7 @@ int main(void)
         cmocka_unit_test(a_disk_without_syncs_loses),
         cmocka_unit_test(one_call_fails),
         cmocka_unit_test(calls_fail_until_it_is_mended),
+        cmocka_unit_test(a_failure_tells_its_own_errno),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -101,6 +101,16 @@ static void leave_free(int pages)
     close(fd);
 }
 
+static void use_up_inodes(void)
+{
+    char path[KT_PATH + 32];
+    int made = 0;
+    do
+        snprintf(path, sizeof path, "%s/file-%d", disk, made++);
+    while (mknod(path, S_IFREG | 0600, 0) == 0);
+    assert_int_equal(errno, ENOSPC);
+}
+
 static bool exists(const char *name)
 {
     char path[KT_PATH + 32];
@@ -205,10 +215,7 @@ static void a_new_store_needs_inodes(void **state)
 {
     (void)state;
     char path[KT_PATH + 32];
-    int made = 0;
-    do
-        snprintf(path, sizeof path, "%s/file-%d", disk, made++);
-    while (mknod(path, S_IFREG | 0600, 0) == 0);
+    use_up_inodes();
     expect_no_space(); /* for the directory */
     for (int i = 0; i < 3; i++) {
         snprintf(path, sizeof path, "%s/file-%d", disk, i);
@@ -259,6 +266,121 @@ static void a_store_of_an_earlier_boot_on_a_full_disk(void **state)
     ql_close(ql);
 }
 
+/* ---- with a ledger -------------------------------------------------------- */
+
+#define HOLDERS 8
+
+static enum ql_status try_open_ledger(struct ql **ql, struct ql_error *error)
+{
+    struct ql_options options = kt_options(clock_ns, 2, SUBJECTS);
+    options.max_holders = HOLDERS;
+    options.durability = QL_DURABILITY_ASYNC;
+    options.flush_interval_ms = KT_DAY_NS / 1000000;
+    options.no_thread = true;
+    return ql_open(store, &options, ql, error);
+}
+
+static struct ql *open_ledger(void)
+{
+    struct ql *ql;
+    struct ql_error error;
+    if (try_open_ledger(&ql, &error) != QL_OK)
+        fail_msg("%s", error.text);
+    return ql;
+}
+
+static void expect_no_space_for(enum ql_status status, const struct ql_error *error,
+                                const char *text)
+{
+    assert_int_equal(status, QL_E_LEDGER);
+    assert_int_equal(error->status, QL_E_LEDGER);
+    if (error->system_errno != ENOSPC || strstr(error->text, text) == NULL)
+        fail_msg("errno %d: %s", error->system_errno, error->text);
+}
+
+/* Days go into room that the ledger's files have already, until there is none left. */
+static enum ql_status flush_days(struct ql *ql, struct ql_error *error)
+{
+    enum ql_status status = QL_OK;
+    for (int day = 0; day < 1000 && status == QL_OK; day++) {
+        for (int i = 0; i < SUBJECTS; i++) {
+            char subject[16];
+            subject_of(i, subject);
+            assert_int_equal(ql_charge(ql, subject, "bytes", 1, NULL), QL_OK);
+        }
+        status = ql_flush(ql, error);
+        *clock_ns += status == QL_OK ? KT_DAY_NS : 0;
+    }
+    return status;
+}
+
+/* What was charged is written once there is room again. */
+static void a_flush_tells_of_a_full_disk(void **state)
+{
+    (void)state;
+    struct ql_error error;
+    struct ql *ql = open_ledger();
+    leave_free(0);
+    expect_no_space_for(flush_days(ql, &error), &error, "free some space");
+    expect_no_space_for(ql_verify(ql, NULL, &error), &error, "free some space");
+    assert_int_equal(unlink(ballast), 0);
+    assert_int_equal(ql_flush(ql, &error), QL_OK);
+    assert_int_equal(ql_verify(ql, NULL, &error), QL_OK);
+    ql_close(ql);
+}
+
+static void a_backup_tells_of_a_full_disk(void **state)
+{
+    (void)state;
+    char path[KT_PATH + 32];
+    struct ql_error error;
+    struct ql *ql = open_ledger();
+    use_all(ql);
+    assert_int_equal(ql_flush(ql, &error), QL_OK);
+    snprintf(path, sizeof path, "%s/backup.db", disk);
+    leave_free(0);
+    expect_no_space_for(ql_backup(ql, path, &error), &error, "cannot copy the ledger into ");
+    assert_int_equal(access(path, F_OK), -1);
+    assert_int_equal(unlink(ballast), 0);
+    assert_int_equal(ql_backup(ql, path, &error), QL_OK);
+    ql_close(ql);
+}
+
+static void remove_log(void)
+{
+    static const char *const names[] = {"ledger.db-wal", "ledger.db-shm"};
+    for (size_t i = 0; i < 2; i++) {
+        char path[KT_PATH + 32];
+        snprintf(path, sizeof path, "%s/%s", store, names[i]);
+        assert_true(unlink(path) == 0 || errno == ENOENT);
+    }
+}
+
+/* After a reboot: for the ledger's log, and for the file of it. */
+static void a_restore_tells_of_a_full_disk(void **state)
+{
+    (void)state;
+    char path[KT_PATH + 32];
+    struct ql_error error;
+    struct ql *ql = open_ledger();
+    use_all(ql);
+    ql_close(ql);
+    kt_make_stale(store);
+    remove_log();
+    leave_free(0);
+    expect_no_space_for(try_open_ledger(&ql, &error), &error, "opened without its budgets");
+    assert_int_equal(unlink(ballast), 0);
+    remove_log();
+    use_up_inodes();
+    expect_no_space_for(try_open_ledger(&ql, &error), &error, "cannot make the ledger");
+    snprintf(path, sizeof path, "%s/file-0", disk);
+    for (int i = 1; unlink(path) == 0; i++)
+        snprintf(path, sizeof path, "%s/file-%d", disk, i);
+    ql = open_ledger();
+    expect_totals(ql, 1);
+    ql_close(ql);
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, mount_disk, unmount_disk)
 
 int main(void)
@@ -269,6 +391,9 @@ int main(void)
         CASE(a_new_store_needs_inodes),
         CASE(an_open_store_goes_on_when_the_disk_fills),
         CASE(a_store_of_an_earlier_boot_on_a_full_disk),
+        CASE(a_flush_tells_of_a_full_disk),
+        CASE(a_backup_tells_of_a_full_disk),
+        CASE(a_restore_tells_of_a_full_disk),
     };
     clock_ns = kt_shared(sizeof *clock_ns);
     *clock_ns = KT_START_NS;
