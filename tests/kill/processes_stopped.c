@@ -304,9 +304,13 @@ int kt_process_limits_lock(void)
 
 /* ---- telling the host ------------------------------------------------------ */
 
+static int64_t told_ns;
+static int64_t told_of_the_end_ns;
+
 static void *begin_wait(void *context)
 {
     (void)context;
+    told_ns = kt_now_ns();
     kt_flags[5]++;
     return (void *)&kt_flags[6];
 }
@@ -315,6 +319,7 @@ static void end_wait(void *context, void *token)
 {
     (void)context;
     KT_CHECK(token == &kt_flags[6], "another token came back");
+    told_of_the_end_ns = kt_now_ns();
     kt_flags[6]++;
 }
 
@@ -323,6 +328,9 @@ static void expect_told(enum ql_status status, const char *what)
     kt_expect(status, QL_E_BUSY, what);
     KT_CHECK(kt_flags[5] == 1 && kt_flags[6] == 1, "%s: the host was told %lld and %lld times",
              what, (long long)kt_flags[5], (long long)kt_flags[6]);
+    int64_t waited_ns = told_of_the_end_ns - told_ns;
+    KT_CHECK(waited_ns >= SHORT_MS * 1000000, "%s: the host was told of %lld ns", what,
+             (long long)waited_ns);
     kt_flags[5] = kt_flags[6] = 0;
 }
 
@@ -361,6 +369,7 @@ static void call_all(struct ql *ql, struct ql_lease lease)
     expect_told(ql_revoke(ql, lease), "revoke");
     expect_told(ql_each_subject(ql, visit_subject, NULL, NULL), "each_subject");
     expect_told(ql_each_lease(ql, visit_lease, NULL, NULL), "each_lease");
+    expect_told(ql_history(ql, "alice", NULL, 0, INT64_MAX, visit_entry, NULL, NULL), "windows");
     expect_told(ql_verify(ql, NULL, NULL), "verify");
 }
 

@@ -375,6 +375,60 @@ static void visits_see_everything_once_and_stop(void **state)
     assert_int_equal(ql_verify(ql, NULL, NULL), QL_OK);
 }
 
+struct days {
+    int count;
+    int64_t starts[4];
+    int64_t amounts[4];
+};
+
+static int note_day(void *context, const struct ql_history_entry *entry)
+{
+    struct days *days = context;
+    assert_true(days->count < 4);
+    assert_int_equal(entry->end, entry->start + DAY);
+    assert_string_equal(entry->meter, "bytes");
+    days->starts[days->count] = entry->start;
+    days->amounts[days->count++] = entry->amount;
+    return 0;
+}
+
+static struct days days_between(struct ql *ql, const char *meter, int64_t from, int64_t to)
+{
+    struct days days = {0};
+    assert_int_equal(ql_history(ql, "alice", meter, from, to, note_day, &days, NULL), QL_OK);
+    return days;
+}
+
+static void expect_day(struct days days, int64_t start, int64_t amount)
+{
+    assert_int_equal(days.count, 1);
+    assert_int_equal(days.starts[0], start);
+    assert_int_equal(days.amounts[0], amount);
+}
+
+static void the_history_without_a_ledger_has_two_days(void **state)
+{
+    struct fixture *fixture = *state;
+    struct ql *ql = fixture->ql;
+    for (int i = 0; i < 3; i++) {
+        fixture->now_ns += i > 0 ? DAY * SECOND_NS : 0;
+        assert_int_equal(ql_charge(ql, "alice", "bytes", 1 << i, NULL), QL_OK);
+        assert_int_equal(ql_charge(ql, "bob", "bytes", 100, NULL), QL_OK);
+    }
+    const int64_t today = NOON - DAY / 2 + 2 * DAY;
+    struct days both = days_between(ql, NULL, 0, INT64_MAX);
+    assert_int_equal(both.count, 2);
+    assert_int_equal(both.starts[0], today - DAY);
+    assert_int_equal(both.amounts[0], 2);
+    assert_int_equal(both.starts[1], today);
+    assert_int_equal(both.amounts[1], 4);
+    expect_day(days_between(ql, "bytes", 0, today), today - DAY, 2);
+    expect_day(days_between(ql, "bytes", today, INT64_MAX), today, 4);
+    assert_int_equal(days_between(ql, NULL, 0, today - DAY).count, 0);
+    assert_int_equal(days_between(ql, NULL, today + DAY, INT64_MAX).count, 0);
+    assert_int_equal(days_between(ql, "tokens", 0, INT64_MAX).count, 0);
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
 
 int main(void)
@@ -402,6 +456,7 @@ int main(void)
         CASE(a_full_store_evicts_the_idle_then_refuses),
         CASE(a_full_store_may_admit_and_count_the_omission),
         CASE(visits_see_everything_once_and_stop),
+        CASE(the_history_without_a_ledger_has_two_days),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
