@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "api/handle.h"
 #include "semantics.h"
 
 #define HOUR_MS INT64_C(3600000)
@@ -250,6 +251,19 @@ static void the_last_millisecond_is_not_0(void **state)
     assert_int_equal(left, 1);
 }
 
+/* A walk that began before the store had a deadline sees the first one. */
+static void the_first_deadline_is_told_to_a_call_that_knew_of_none(void **state)
+{
+    struct ql *ql = ((struct fixture *)*state)->ql;
+    uint64_t *deadlines = &ql->store->engine.page->deadlines;
+    int64_t left;
+    take_timed(ql, "alice", HOUR_MS);
+    assert_int_equal(*deadlines, 1);
+    *deadlines = 0;
+    assert_int_equal(ql_each_lease(ql, read_expiry, &left, NULL), QL_OK);
+    assert_in_range(left, HOUR_MS - DEADLINE_S * 1000, HOUR_MS);
+}
+
 static void renewing_does_not_bring_back_what_is_over(void **state)
 {
     struct ql *ql = ((struct fixture *)*state)->ql;
@@ -320,6 +334,7 @@ int main(void)
         CASE(a_timed_lease_outlives_its_process_and_belongs_to_nobody),
         CASE(renewing_moves_the_deadline_by_the_ttl_from_now),
         CASE(the_last_millisecond_is_not_0),
+        CASE(the_first_deadline_is_told_to_a_call_that_knew_of_none),
         CASE(renewing_does_not_bring_back_what_is_over),
         CASE(bad_requests_are_refused),
         CASE(whatever_fails_gives_no_lease),
