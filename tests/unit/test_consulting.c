@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Calls that need the ledger first: whose lock they need for it, and that the host is
- * told that they wait for the disk.
+ * Calls that need the ledger first: whose lock they need for it, how they wait for their
+ * turn in it, and that the host is told that they wait for the disk.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -13,11 +13,13 @@
 #include <sched.h>
 
 #include "api/handle.h"
+#include "engine/dirty.h"
 #include "stage.h"
 
 #define ROOM 4096 /* several shards */
 #define ADMIT_WAIT_MS 20000
 #define CHARGE_WAIT_MS 1000
+#define SHORT_MS 50
 
 static struct ql *ql;
 static struct ql_lease lease; /* of alice */
@@ -183,6 +185,112 @@ static void a_history_is_patient_with_its_shard(void **state)
     assert_int_equal(reading.amount, 2);
 }
 
+/* ---- their turn ---------------------------------------------------------- */
+
+static bool stands_in_the_way; /* of verify: in alice's shard, until it has met that */
+static struct qli_section in_the_way;
+
+enum ql_status __real_qli_ledger_check(struct qli_ledger *ledger);
+enum ql_status __wrap_qli_ledger_check(struct qli_ledger *ledger);
+enum ql_status __real_qli_dirty_survey(const struct qli_call *call, uint64_t shard,
+                                       uint64_t *cursor, struct qli_dirty_subject *found,
+                                       size_t max, size_t *count);
+enum ql_status __wrap_qli_dirty_survey(const struct qli_call *call, uint64_t shard,
+                                       uint64_t *cursor, struct qli_dirty_subject *found,
+                                       size_t max, size_t *count);
+
+/* The last thing that verify does before it compares the shards. */
+enum ql_status __wrap_qli_ledger_check(struct qli_ledger *ledger)
+{
+    if (stands_in_the_way)
+        in_the_way = enter_shard(shard_of("alice"));
+    return __real_qli_ledger_check(ledger);
+}
+
+enum ql_status __wrap_qli_dirty_survey(const struct qli_call *call, uint64_t shard,
+                                       uint64_t *cursor, struct qli_dirty_subject *found,
+                                       size_t max, size_t *count)
+{
+    enum ql_status status = __real_qli_dirty_survey(call, shard, cursor, found, max, count);
+    if (status == QL_E_BUSY && stands_in_the_way) {
+        stands_in_the_way = false;
+        qli_section_leave(&in_the_way);
+    }
+    return status;
+}
+
+static void a_verify_is_patient_with_a_shard(void **state)
+{
+    (void)state;
+    stands_in_the_way = true;
+    assert_int_equal(ql_verify(ql, NULL, NULL), QL_OK);
+    assert_false(stands_in_the_way);
+}
+
+static struct ql *open_hasty(void)
+{
+    struct ql_options options = stage_options(ROOM);
+    options.charge_wait_ms = SHORT_MS;
+    return kt_open(stage.store, &options);
+}
+
+static void expect_waited(int64_t since_ns)
+{
+    assert_true(qli_clock_boot_ns() - since_ns >= SHORT_MS * QLI_NS_PER_MS);
+}
+
+static void a_verify_gives_up_after_its_wait_and_not_before(void **state)
+{
+    (void)state;
+    struct ql *hasty = open_hasty();
+    struct qli_flusher *flusher = &hasty->store->flusher;
+    assert_true(qli_flusher_enter(flusher, 0));
+    int64_t begun_ns = qli_clock_boot_ns();
+    assert_int_equal(ql_verify(hasty, NULL, NULL), QL_E_BUSY);
+    expect_waited(begun_ns);
+    qli_flusher_leave(flusher);
+    assert_int_equal(ql_verify(hasty, NULL, NULL), QL_OK);
+    ql_close(hasty);
+}
+
+struct verifying {
+    struct ql *ql;
+    enum ql_status status;
+};
+
+static void *verify(void *context)
+{
+    struct verifying *verifying = context;
+    verifying->status = ql_verify(verifying->ql, NULL, NULL);
+    return NULL;
+}
+
+/* Once it has flushed, its turn to open the file comes when that of another reader is
+ * over; and then somebody else is in the ledger. */
+static void a_verify_waits_for_the_turn_of_its_reader_too(void **state)
+{
+    (void)state;
+    pthread_t thread;
+    struct verifying verifying = {.ql = open_hasty()};
+    struct qli_flusher *flusher = &ql->store->flusher;
+    const uint64_t *begun = &ql->store->engine.ledger->begun;
+    uint64_t flushes = __atomic_load_n(begun, __ATOMIC_ACQUIRE);
+    pthread_mutex_lock(&flusher->reader_mutex);
+    assert_int_equal(pthread_create(&thread, NULL, verify, &verifying), 0);
+    while (__atomic_load_n(begun, __ATOMIC_ACQUIRE) == flushes)
+        sched_yield();
+    assert_true(qli_flusher_enter(flusher, ADMIT_WAIT_MS));
+    int64_t begun_ns = qli_clock_boot_ns();
+    pthread_mutex_unlock(&flusher->reader_mutex);
+    pthread_join(thread, NULL);
+    expect_waited(begun_ns);
+    qli_flusher_leave(flusher);
+    assert_int_equal(verifying.status, QL_E_BUSY);
+    ql_close(verifying.ql);
+}
+
+/* ---- room ---------------------------------------------------------------- */
+
 /* All room is that of subjects whose leases are over, and an earlier day is open. */
 static void room_is_made_for_a_window_too(void **state)
 {
@@ -250,16 +358,63 @@ static void it_is_told_of_an_end_without_success(void **state)
     expect_told_once();
 }
 
+/* For a lock, and then for the ledger. */
+static void it_is_told_once_of_a_call_that_waits_twice(void **state)
+{
+    (void)state;
+    pthread_t thread;
+    enum ql_status checked;
+    charge("alice", 1);
+    *stage.clock_ns -= STAGE_DAY * QLI_NS_PER_SECOND;
+    told = told_of_the_end = 0;
+    struct qli_section section = enter_shard(shard_of("bob"));
+    assert_int_equal(pthread_create(&thread, NULL, check_bob, &checked), 0);
+    while (told == 0)
+        sched_yield();
+    qli_section_leave(&section);
+    pthread_join(thread, NULL);
+    assert_int_equal(checked, QL_OK);
+    expect_told_once();
+}
+
+static void expect_told_anew(enum ql_status status)
+{
+    assert_int_equal(status, QL_OK);
+    expect_told_once();
+    told = told_of_the_end = 0;
+}
+
+static void it_is_told_of_the_calls_about_the_ledger(void **state)
+{
+    (void)state;
+    char path[KT_PATH + 16];
+    int64_t amount = 0;
+    snprintf(path, sizeof path, "%s/backup.db", stage.base);
+    expect_told_anew(ql_flush(ql, NULL));
+    expect_told_anew(ql_verify(ql, NULL, NULL));
+    expect_told_anew(ql_history(ql, "alice", NULL, 0, INT64_MAX, visit_entry, &amount, NULL));
+    expect_told_anew(ql_backup(ql, path, NULL));
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        CASE(a_charge_waits_for_no_other_shard),       CASE(a_settle_waits_for_no_other_shard),
-        CASE(a_look_into_the_ledger_keeps_nobody_out), CASE(a_history_is_patient_with_its_shard),
-        CASE(room_is_made_for_a_window_too),           CASE(it_is_told_of_a_charge_that_flushes),
-        CASE(it_is_told_of_a_settle_that_flushes),     CASE(it_is_told_of_a_look_into_the_ledger),
+        CASE(a_charge_waits_for_no_other_shard),
+        CASE(a_settle_waits_for_no_other_shard),
+        CASE(a_look_into_the_ledger_keeps_nobody_out),
+        CASE(a_history_is_patient_with_its_shard),
+        CASE(room_is_made_for_a_window_too),
+        CASE(it_is_told_of_a_charge_that_flushes),
+        CASE(it_is_told_of_a_settle_that_flushes),
+        CASE(it_is_told_of_a_look_into_the_ledger),
         CASE(it_is_told_of_an_end_without_success),
+        CASE(it_is_told_once_of_a_call_that_waits_twice),
+        CASE(it_is_told_of_the_calls_about_the_ledger),
+        CASE(a_verify_is_patient_with_a_shard),
+        CASE(a_verify_gives_up_after_its_wait_and_not_before),
+        CASE(a_verify_waits_for_the_turn_of_its_reader_too),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
