@@ -35,6 +35,18 @@ static void reboot(struct ql *ql)
         kt_remove_file(stage.store, "region");
 }
 
+static bool may_not_grow;
+
+void __real_qli_engine_raise(struct ql_options *options, uint64_t subjects, uint64_t meters);
+void __wrap_qli_engine_raise(struct ql_options *options, uint64_t subjects, uint64_t meters);
+
+/* As where the store is as large already as one may be. */
+void __wrap_qli_engine_raise(struct ql_options *options, uint64_t subjects, uint64_t meters)
+{
+    if (!may_not_grow)
+        __real_qli_engine_raise(options, subjects, meters);
+}
+
 static void subject_of(int number, char subject[QL_SUBJECT_MAX + 1])
 {
     /* Every other one has a name that takes two slots. */
@@ -249,6 +261,28 @@ static void a_smaller_store_is_made_as_large_as_it_must_be(void **state)
     ql_close(ql);
 }
 
+static void a_store_that_has_no_room_for_today_is_not_opened(void **state)
+{
+    (void)state;
+    struct ql_options options = stage_options(8);
+    struct ql_error error;
+    struct ql *ql = kt_open(stage.store, &options);
+    charge_many(ql, 0, 3);
+    reboot(ql);
+    options.max_subjects = 2;
+    may_not_grow = true;
+    enum ql_status status = ql_open(stage.store, &options, &ql, &error);
+    may_not_grow = false;
+    assert_int_equal(status, QL_E_FULL);
+    assert_null(ql);
+    assert_int_equal(error.status, QL_E_FULL);
+    assert_non_null(strstr(error.text, "cannot be made out of its ledger: "));
+    assert_non_null(strstr(error.text, ql_status_text(QL_E_FULL)));
+    ql = kt_open(stage.store, &options);
+    expect_many(ql, 0, 3);
+    ql_close(ql);
+}
+
 /* Yesterday's subjects are in nobody's way; they stay in the ledger. */
 static void yesterday_is_restored_as_far_as_there_is_room(void **state)
 {
@@ -367,6 +401,7 @@ int main(void)
         CASE(meters_that_no_limit_names_come_back),
         CASE(a_program_with_other_meters_can_open_the_store),
         CASE(a_smaller_store_is_made_as_large_as_it_must_be),
+        CASE(a_store_that_has_no_room_for_today_is_not_opened),
         CASE(yesterday_is_restored_as_far_as_there_is_room),
         CASE(foreign_rows_are_passed_over),
         CASE(foreign_limits_are_refused),
