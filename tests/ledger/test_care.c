@@ -328,6 +328,65 @@ static void test_two_backups_to_one_path(void **state)
         peer_kill(&peers[p]);
 }
 
+/* What is synced while a backup is made; fd is of its directory or of its draft. */
+static struct {
+    char path[CARE_PATH]; /* of the backup; empty: nobody looks */
+    struct stat directory;
+    int drafts; /* syncs before it had its name */
+    int names;  /* of the directory, after that */
+    bool loses_names;
+} syncs;
+
+int __real_qli_system_sync(int fd);
+int __wrap_qli_system_sync(int fd);
+
+int __wrap_qli_system_sync(int fd)
+{
+    struct stat info;
+    if (syncs.path[0] == '\0')
+        return __real_qli_system_sync(fd);
+    bool named = access(syncs.path, F_OK) == 0;
+    assert_int_equal(fstat(fd, &info), 0);
+    bool of_name = named && info.st_ino == syncs.directory.st_ino;
+    syncs.names += of_name;
+    syncs.drafts += !named && S_ISREG(info.st_mode);
+    if (of_name && syncs.loses_names) {
+        errno = EIO;
+        return -1;
+    }
+    return __real_qli_system_sync(fd);
+}
+
+/* In a directory of its own, care.copy. */
+static enum ql_status back_up_watched(struct ql *ql, const char *name, struct ql_error *error)
+{
+    snprintf(syncs.path, sizeof syncs.path, "%s/%s", care.copy, name);
+    syncs.drafts = syncs.names = 0;
+    enum ql_status status = ql_backup(ql, syncs.path, error);
+    syncs.path[0] = '\0';
+    return status;
+}
+
+/* What is said to be backed up is there after a power cut. */
+static void test_backup_is_synced_and_its_name(void **state)
+{
+    struct ql_error error;
+    struct ql *ql = care_open();
+    (void)state;
+    kt_directory_make(care.copy, NULL);
+    assert_int_equal(stat(care.copy, &syncs.directory), 0);
+    care_charge(ql, "alice", 5);
+    assert_int_equal(back_up_watched(ql, "backup.db", &error), QL_OK);
+    assert_int_equal(syncs.drafts, 1);
+    assert_int_equal(syncs.names, 1);
+    syncs.loses_names = true;
+    assert_int_equal(back_up_watched(ql, "second.db", &error), QL_E_SYSTEM);
+    syncs.loses_names = false;
+    assert_int_equal(error.system_errno, EIO);
+    assert_non_null(strstr(error.text, "second.db"));
+    ql_close(ql);
+}
+
 /* Whatever the draft is called, it is no file that was there before. */
 static void test_backup_beside_users_file(void **state)
 {
@@ -422,6 +481,42 @@ static void test_shared_by_group(void **state)
     }
 }
 
+/* ---- a ledger that is closed to its user ---------------------------------- */
+
+static _Noreturn void open_without_rights(void)
+{
+    const gid_t group = GROUP;
+    struct ql_options options = care_options();
+    struct ql *ql;
+    struct ql_error error;
+    KT_CHECK(setgroups(1, &group) == 0 && setgid(2002) == 0 && setuid(2002) == 0, "%s",
+             strerror(errno));
+    enum ql_status status = ql_open(care.directory, &options, &ql, &error);
+    KT_CHECK(status == QL_E_LEDGER && error.system_errno == EACCES &&
+                 strstr(error.text, "let the program's user read and write") != NULL,
+             "%s, errno %d: %s", ql_status_name(status), error.system_errno, error.text);
+    _exit(0);
+}
+
+static void test_ledger_without_rights(void **state)
+{
+    char path[CARE_PATH];
+    (void)state;
+    if (geteuid() != 0)
+        skip();
+    assert_int_equal(chown(care.directory, 2001, GROUP), 0);
+    assert_int_equal(chmod(care.directory, 0770), 0);
+    ql_close(care_open());
+    care_reboot();
+    care_path(path, "ledger.db");
+    assert_int_equal(chown(path, 0, 0), 0);
+    assert_int_equal(chmod(path, 0600), 0);
+    pid_t pid = kt_fork();
+    if (pid == 0)
+        open_without_rights();
+    assert_int_equal(kt_wait(pid), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -430,6 +525,7 @@ int main(void)
         CARE_TEST(test_backup_after_kill),        CARE_TEST(test_backup_after_close),
         CARE_TEST(test_each_backup_is_noticed),   CARE_TEST(test_two_backups_to_one_path),
         CARE_TEST(test_backup_beside_users_file), CARE_TEST(test_shared_by_group),
+        CARE_TEST(test_ledger_without_rights),    CARE_TEST(test_backup_is_synced_and_its_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -352,6 +352,19 @@ static int open_at_gate(sqlite3_vfs *vfs, sqlite3_filename name, sqlite3_file *f
     return rc;
 }
 
+/* A file system without shared memory has no write-ahead log. */
+static int open_without_shared_memory(sqlite3_vfs *vfs, sqlite3_filename name, sqlite3_file *file,
+                                      int flags, int *out_flags)
+{
+    int rc = gate.real->xOpen(vfs, name, file, flags, out_flags);
+    if (rc == SQLITE_OK && (flags & SQLITE_OPEN_MAIN_DB) != 0) {
+        gate.methods = *file->pMethods;
+        gate.methods.iVersion = 1;
+        file->pMethods = &gate.methods;
+    }
+    return rc;
+}
+
 static void gate_begin(void)
 {
     memset(&gate, 0, sizeof gate);
@@ -412,6 +425,29 @@ static void test_backup_holds_nobody_up(void **state)
     assert_int_equal(care_in_ledger("alice"), 11);
 }
 
+/* A journal of another kind would be one in which readers and the writer wait for each
+ * other. */
+static void test_no_ledger_without_a_write_ahead_log(void **state)
+{
+    struct ql_options options = care_options();
+    struct ql *ql;
+    struct ql_error error;
+    (void)state;
+    gate_begin();
+    gate.vfs.xOpen = open_without_shared_memory;
+    enum ql_status status = ql_open(care.directory, &options, &ql, &error);
+    if (status == QL_OK)
+        ql_close(ql);
+    gate_end();
+    assert_int_equal(status, QL_E_LEDGER);
+    assert_non_null(strstr(error.text, "ledger.db"));
+    ql = care_open();
+    care_charge(ql, "alice", 1);
+    care_flush(ql);
+    assert_int_equal(care_in_ledger("alice"), 1);
+    ql_close(ql);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -425,6 +461,7 @@ int main(void)
         CARE_TEST(test_reopen_on_replaced_ledger),
         CARE_TEST(test_history_beside_a_day_far_away),
         CARE_TEST(test_backup_holds_nobody_up),
+        CARE_TEST(test_no_ledger_without_a_write_ahead_log),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
