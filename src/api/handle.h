@@ -6,9 +6,9 @@
 #ifndef QLI_API_HANDLE_H
 #define QLI_API_HANDLE_H
 
+#include "api/day.h"
 #include "api/store.h"
 #include "engine/limits.h"
-#include "rules/window.h"
 
 /* Of a maximum age and of a ttl: one year. */
 #define QLI_AGE_MS_MAX (INT64_C(1000) * 86400 * 366)
@@ -17,11 +17,6 @@ struct ql {
     struct qli_store *store;
     struct ql_options options; /* with defaults filled in; limits are not kept */
 };
-
-/* In which day the store works, now that its clock is read. *now_ns is the reading
- * of an injected clock; the system's is read here, into *now_ns. QL_E_CLOCK: it
- * gave no time. */
-enum ql_status qli_handle_follow_clock(struct qli_store *store, int64_t *now_ns, int64_t *day);
 
 /* What few calls meet: a forked child registers, a tick is due, the limits have
  * changed, the store is lost or damaged. */
@@ -37,23 +32,6 @@ static inline bool qli_handle_needs_preparing(struct qli_store *store, uint64_t 
     return since_tick_ns >= (uint64_t)QLI_TICK_NS || self == 0 ||
            __atomic_load_n(&store->lost, __ATOMIC_RELAXED) != 0 ||
            qli_region_corrupt(&engine->region) || qli_limits_stale(engine);
-}
-
-/* The day of the reading, where that is the store's, as almost always; then nothing
- * but two words is looked at. Whether to ask is looked at after the day: it was
- * stored before it. */
-static inline enum ql_status qli_handle_find_day(struct qli_store *store, struct qli_call *call)
-{
-    const struct qli_store_page *page = store->engine.page;
-    if (__builtin_expect(call->now_ns < 0, 0))
-        return QL_E_CLOCK;
-    call->day = qli_window_day(call->now_ns);
-    enum ql_status status = QL_OK;
-    if (__builtin_expect((uint64_t)call->day != __atomic_load_n(&page->day, __ATOMIC_ACQUIRE), 0))
-        status = qli_handle_follow_clock(store, &call->now_ns, &call->day);
-    uint64_t ask_until = __atomic_load_n(&page->ask_until, __ATOMIC_RELAXED);
-    call->asks = qli_engine_day_asks(call->day, ask_until);
-    return status;
 }
 
 /* Prepares a call: who we are, what time it is, which limits hold. */
@@ -80,7 +58,7 @@ static inline enum ql_status qli_handle_begin(struct ql *ql, int64_t wait_ms, st
     call->boot_ns = 0;
     if (__builtin_expect(__atomic_load_n(&engine->page->deadlines, __ATOMIC_RELAXED) != 0, 0))
         call->boot_ns = qli_clock_boot_ns();
-    return qli_handle_find_day(store, call);
+    return qli_day_find(store, call);
 }
 
 /* Whether a charge is acknowledged only when it is in the ledger. */

@@ -11,7 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "api/handle.h"
+#include "api/day.h"
 #include "engine/operation.h"
 
 #define LOOKS_A_TICK 32 /* at holders; 1024 of them are through in 3 s, and faster the more tick */
@@ -107,7 +107,7 @@ static void *run(void *context)
         if (status == QL_OK)
             status = qli_store_tick(store, self, now_ns);
         if (status == QL_OK && !store->injected_clock)
-            status = qli_handle_follow_clock(store, &now_ns, &day);
+            status = qli_day_follow_clock(store, &now_ns, &day);
         if (status == QL_E_GONE || status == QL_E_DETACHED)
             return NULL;
         if (status == QL_OK)
