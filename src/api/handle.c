@@ -109,16 +109,6 @@ void ql_close(struct ql *ql)
 
 /* ---- what few calls meet ------------------------------------------------- */
 
-/* A leap within a day is noticed here too, and the offset kept. */
-static enum ql_status tick(struct qli_store *store, uint64_t self, int64_t system_ns)
-{
-    int64_t day;
-    enum ql_status status = qli_store_tick(store, self, system_ns);
-    if (status == QL_OK && !store->injected_clock)
-        status = qli_day_follow_clock(store, &system_ns, &day);
-    return status;
-}
-
 enum ql_status qli_handle_prepare(struct ql *ql, int64_t wait_ms, int64_t system_ns, uint64_t *self)
 {
     struct qli_engine *engine = &ql->store->engine;
@@ -126,7 +116,7 @@ enum ql_status qli_handle_prepare(struct ql *ql, int64_t wait_ms, int64_t system
     if (status == QL_OK && qli_region_corrupt(&engine->region))
         status = QL_E_CORRUPT;
     if (status == QL_OK)
-        status = tick(ql->store, *self, system_ns);
+        status = qli_store_tick(ql->store, *self, system_ns);
     if (status == QL_OK && qli_limits_stale(engine))
         status = qli_limits_refresh(engine, *self, wait_ms);
     return status;

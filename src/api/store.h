@@ -59,10 +59,10 @@ void qli_store_configure(struct qli_store *store, const struct ql_options *optio
 /* This process's word; a forked child registers here. */
 enum ql_status qli_store_self(struct qli_store *store, int64_t wait_ms, uint64_t *self);
 
-/* Now and then: is the token still held, is the region still there, who died, is
- * a flush due (unless the thread does that)?
- * calendar_ns is the system's clock. QL_E_GONE or QL_E_DETACHED: the call must
- * not go on. */
+/* Has the system's clock moved the day, where it is the store's? And now and then:
+ * is the token still held, is the region still there, who died, is a flush due
+ * (unless the thread does that)? calendar_ns is the system's clock. QL_E_GONE or
+ * QL_E_DETACHED: the call must not go on. */
 enum ql_status qli_store_tick(struct qli_store *store, uint64_t self, int64_t calendar_ns);
 
 static inline bool qli_ticker_runs(const struct qli_store *store)

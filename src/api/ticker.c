@@ -58,20 +58,28 @@ static enum ql_status look_for_loss(struct qli_store *store, uint64_t self)
     return lost;
 }
 
-enum ql_status qli_store_tick(struct qli_store *store, uint64_t self, int64_t calendar_ns)
+static int64_t flush_interval_ns(const struct qli_store *store)
+{
+    return __atomic_load_n(&store->flush_interval_ns, __ATOMIC_RELAXED);
+}
+
+/* Whether it is time again, and no other thread of this process was faster. */
+static bool takes_turn(struct qli_store *store, int64_t calendar_ns)
 {
     int64_t last_ns = __atomic_load_n(&store->last_tick_ns, __ATOMIC_RELAXED);
     if (__builtin_expect(calendar_ns - last_ns < QLI_TICK_NS && calendar_ns >= last_ns, 1))
-        return QL_OK;
-    if (!__atomic_compare_exchange_n(&store->last_tick_ns, &last_ns, calendar_ns, false,
-                                     __ATOMIC_RELAXED, __ATOMIC_RELAXED))
-        return QL_OK;
+        return false;
+    return __atomic_compare_exchange_n(&store->last_tick_ns, &last_ns, calendar_ns, false,
+                                       __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+}
+
+static enum ql_status look_around(struct qli_store *store, uint64_t self)
+{
     enum ql_status lost = look_for_loss(store, self);
     if (lost != QL_OK)
         return lost;
     if (!qli_ticker_runs(store) && qli_engine_has_ledger(&store->engine))
-        qli_flusher_tick(&store->flusher, self,
-                         __atomic_load_n(&store->flush_interval_ns, __ATOMIC_RELAXED));
+        qli_flusher_tick(&store->flusher, self, flush_interval_ns(store));
     struct qli_call call = qli_store_bare_call(&store->engine, self, -1);
     uint64_t slot = __atomic_load_n(&store->tick_slot, __ATOMIC_RELAXED);
     slot = qli_operation_reap_some(&call, slot, LOOKS_A_TICK);
@@ -79,12 +87,19 @@ enum ql_status qli_store_tick(struct qli_store *store, uint64_t self, int64_t ca
     return QL_OK;
 }
 
-/* ---- the thread ---------------------------------------------------------- */
-
-static int64_t flush_interval_ns(const struct qli_store *store)
+/* A leap within a day is noticed here too, and the offset kept. */
+enum ql_status qli_store_tick(struct qli_store *store, uint64_t self, int64_t calendar_ns)
 {
-    return __atomic_load_n(&store->flush_interval_ns, __ATOMIC_RELAXED);
+    int64_t day;
+    enum ql_status status = QL_OK;
+    if (takes_turn(store, calendar_ns))
+        status = look_around(store, self);
+    if (status == QL_OK && !store->injected_clock)
+        status = qli_day_follow_clock(store, &calendar_ns, &day);
+    return status;
 }
+
+/* ---- the thread ---------------------------------------------------------- */
 
 static bool nap(struct qli_store *store)
 {
@@ -102,12 +117,9 @@ static void *run(void *context)
     uint64_t self;
     while (nap(store)) {
         int64_t now_ns = qli_clock_calendar_ns();
-        int64_t day;
         enum ql_status status = qli_store_self(store, -1, &self);
         if (status == QL_OK)
             status = qli_store_tick(store, self, now_ns);
-        if (status == QL_OK && !store->injected_clock)
-            status = qli_day_follow_clock(store, &now_ns, &day);
         if (status == QL_E_GONE || status == QL_E_DETACHED)
             return NULL;
         if (status == QL_OK)
