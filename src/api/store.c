@@ -117,7 +117,7 @@ static void watch_forks(void)
 static enum ql_status reap_former_owner(void *context, uint64_t self)
 {
     struct qli_store *store = context;
-    struct qli_call call = qli_store_bare_call(&store->engine, self, -1);
+    struct qli_call call = qli_engine_bare_call(&store->engine, self, -1);
     return qli_operation_reap(&call, qli_word_slot(self), qli_word_generation(self) - 1, NULL);
 }
 
@@ -368,7 +368,7 @@ static void detach(struct qli_store *store)
         return;
     if (qli_engine_has_ledger(&store->engine))
         qli_flusher_finish(&store->flusher, self, QLI_LAST_FLUSH_WAIT_MS);
-    struct qli_call call = qli_store_bare_call(&store->engine, self, DETACH_WAIT_MS);
+    struct qli_call call = qli_engine_bare_call(&store->engine, self, DETACH_WAIT_MS);
     if (qli_operation_reap(&call, qli_word_slot(self), qli_word_generation(self), NULL) == QL_OK)
         qli_holder_detach(region);
 }

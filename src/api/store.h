@@ -41,13 +41,6 @@ static inline enum ql_status qli_store_why_lost(const struct qli_store *store)
     return (enum ql_status)__atomic_load_n(&store->lost, __ATOMIC_RELAXED);
 }
 
-/* A call that is about no time and no limits. */
-static inline struct qli_call qli_store_bare_call(struct qli_engine *engine, uint64_t self,
-                                                  int64_t wait_ms)
-{
-    return (struct qli_call){.engine = engine, .self = self, .wait_ms = wait_ms};
-}
-
 enum ql_status qli_store_open(const char *path, const struct ql_options *options,
                               struct qli_store **store, struct ql_error *error);
 void qli_store_close(struct qli_store *store);

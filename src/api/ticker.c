@@ -80,7 +80,7 @@ static enum ql_status look_around(struct qli_store *store, uint64_t self)
         return lost;
     if (!qli_ticker_runs(store) && qli_engine_has_ledger(&store->engine))
         qli_flusher_tick(&store->flusher, self, flush_interval_ns(store));
-    struct qli_call call = qli_store_bare_call(&store->engine, self, -1);
+    struct qli_call call = qli_engine_bare_call(&store->engine, self, -1);
     uint64_t slot = __atomic_load_n(&store->tick_slot, __ATOMIC_RELAXED);
     slot = qli_operation_reap_some(&call, slot, LOOKS_A_TICK);
     __atomic_store_n(&store->tick_slot, slot, __ATOMIC_RELAXED);

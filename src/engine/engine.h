@@ -78,6 +78,13 @@ struct qli_call {
     int64_t wait_ms;
 };
 
+/* A call that is about no time and no limits. */
+static inline struct qli_call qli_engine_bare_call(struct qli_engine *engine, uint64_t self,
+                                                   int64_t wait_ms)
+{
+    return (struct qli_call){.engine = engine, .self = self, .wait_ms = wait_ms};
+}
+
 /* A shard whose lock is held. */
 struct qli_section {
     struct qli_engine *engine;

@@ -42,15 +42,6 @@ struct progress {
 };
 _Static_assert(QLI_SHARDS_MAX <= 64, "a bit for each shard");
 
-static struct qli_call call_of(struct qli_flusher *flusher, uint64_t self)
-{
-    return (struct qli_call){
-        .engine = flusher->engine,
-        .self = self,
-        .wait_ms = QLI_FLUSH_SHARD_WAIT_MS,
-    };
-}
-
 /* Fills the chunk. */
 static enum ql_status gather(struct qli_flusher *flusher, const struct qli_call *call,
                              struct progress *progress)
@@ -369,7 +360,7 @@ enum ql_status qli_flush_connect(struct qli_flusher *flusher)
 
 enum ql_status qli_flush(struct qli_flusher *flusher, uint64_t self)
 {
-    struct qli_call call = call_of(flusher, self);
+    struct qli_call call = qli_engine_bare_call(flusher->engine, self, QLI_FLUSH_SHARD_WAIT_MS);
     if (qli_region_corrupt(&flusher->engine->region))
         return QL_E_CORRUPT;
     if (flusher->chunk == NULL)

@@ -71,7 +71,7 @@ int kt_process_late_reaper(void)
     KT_CHECK(slots[0] == slots[1], "the slot was not used again");
     KT_CHECK(kt_leases_counted(ql) == 1, "the former owner's lease was not reaped first");
     struct qli_engine *engine = &ql->store->engine;
-    struct qli_call call = {.engine = engine, .self = qli_holder_self(&engine->region)};
+    struct qli_call call = qli_engine_bare_call(engine, qli_holder_self(&engine->region), 0);
     kt_expect(qli_operation_reap(&call, slots[0], generation, NULL), QL_OK, "reap");
     KT_CHECK(kt_held(ql) == 1, "the new owner's lease was reaped");
     kt_kill(pids[1]);

@@ -77,9 +77,8 @@ static void kill_one_who_handed_over(struct ql *ql)
 static void reap_dead(struct ql *ql)
 {
     struct qli_engine *engine = &ql->store->engine;
-    struct qli_call call = {.engine = engine,
-                            .self = qli_holder_self(&engine->region),
-                            .wait_ms = kt_deadline_ns / 1000000};
+    struct qli_call call =
+        qli_engine_bare_call(engine, qli_holder_self(&engine->region), kt_deadline_ns / 1000000);
     kt_expect(qli_operation_reap_dead(&call, 0), QL_OK, "reap");
 }
 

@@ -139,9 +139,8 @@ enum ql_status kt_enter(struct ql *ql, struct qli_section *section)
 {
     struct qli_engine *engine = &ql->store->engine;
     KT_CHECK(engine->geometry.shard_count == 1, "several shards");
-    const struct qli_call call = {.engine = engine,
-                                  .self = qli_holder_self(&engine->region),
-                                  .wait_ms = kt_deadline_ns / 1000000};
+    const struct qli_call call =
+        qli_engine_bare_call(engine, qli_holder_self(&engine->region), kt_deadline_ns / 1000000);
     return qli_section_enter(&call, 0, section);
 }
 

@@ -169,7 +169,7 @@ static void reap_or_settle(void *context, int number)
     struct ql *ql = context;
     struct qli_engine *engine = &ql->store->engine;
     uint64_t self = qli_holder_self(&engine->region);
-    const struct qli_call call = {.engine = engine, .self = self, .wait_ms = 20000};
+    const struct qli_call call = qli_engine_bare_call(engine, self, 20000);
     for (int i = 0; i < LATE_TURNS; i++) {
         if (number == 0) {
             kt_expect(

@@ -40,7 +40,7 @@ bool __real_qli_holder_alive(const struct qli_region *region, uint64_t self, uin
 
 bool __wrap_qli_holder_alive(const struct qli_region *region, uint64_t self, uint64_t word)
 {
-    struct qli_call call = {.engine = &ql->store->engine, .self = self, .wait_ms = -1};
+    struct qli_call call = qli_engine_bare_call(&ql->store->engine, self, -1);
     if (takes_lock) {
         takes_lock = false;
         has_lock = true;
