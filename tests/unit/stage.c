@@ -60,6 +60,13 @@ void stage_charge(struct ql *ql, const char *subject, const char *meter, int64_t
         fail_msg("%s, %s: %s", subject, meter, ql_status_name(status));
 }
 
+void stage_flush(struct ql *ql)
+{
+    struct ql_error error;
+    if (ql_flush(ql, &error) != QL_OK)
+        fail_msg("%s", error.text);
+}
+
 static sqlite3 *connect_ledger(void)
 {
     char path[KT_PATH + 32];

@@ -34,6 +34,7 @@ struct ql_options stage_options(uint32_t room);
 struct ql *stage_open(void);
 
 void stage_charge(struct ql *ql, const char *subject, const char *meter, int64_t amount);
+void stage_flush(struct ql *ql);
 
 /* Runs SQL on the ledger; the first number of its answer. */
 void stage_sql(const char *sql);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The ledger as a file, and the calls about it: what is written, what is read, who
- * may open it, and what a host does to its descriptors.
+ * The ledger as a file, and the calls about it: what is written, what is read, and who
+ * may open it.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -9,20 +9,12 @@
 #include <stdint.h>
 
 #include <cmocka.h>
-#include <dirent.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "stage.h"
-
-static void flush(struct ql *ql)
-{
-    struct ql_error error;
-    if (ql_flush(ql, &error) != QL_OK)
-        fail_msg("%s", error.text);
-}
 
 /* ---- the file ------------------------------------------------------------ */
 
@@ -83,7 +75,7 @@ static void what_is_charged_is_there_after_a_close(void **state)
     struct ql *ql = stage_open();
     stage_charge(ql, "alice", "bytes", 5);
     assert_int_equal(stage_number("SELECT count(*) FROM totals"), 0);
-    flush(ql);
+    stage_flush(ql);
     assert_int_equal(stage_number("SELECT sum(amount) FROM totals"), 5);
     stage_charge(ql, "alice", "bytes", 2);
     ql_close(ql);
@@ -116,7 +108,7 @@ static void the_files_have_the_directorys_mode(void **state)
         mode_t before = umask(masks[i % 2]);
         struct ql *ql = stage_open();
         stage_charge(ql, "alice", "bytes", 1);
-        flush(ql);
+        stage_flush(ql);
         umask(before);
         expect_mode("ledger.db", modes[i / 2] & 0666);
         expect_mode("ledger.db-wal", modes[i / 2] & 0666);
@@ -133,15 +125,15 @@ static void the_directory_may_be_renamed_while_in_use(void **state)
     snprintf(elsewhere, sizeof elsewhere, "%s/elsewhere", stage.base);
     struct ql *ql = stage_open();
     stage_charge(ql, "alice", "bytes", 5);
-    flush(ql);
+    stage_flush(ql);
     assert_int_equal(rename(stage.store, elsewhere), 0);
     stage_charge(ql, "alice", "bytes", 1);
-    flush(ql);
+    stage_flush(ql);
     assert_int_equal(access(stage.store, F_OK), -1);
     assert_int_equal(rename(elsewhere, stage.store), 0);
     assert_int_equal(stage_number("SELECT amount FROM totals"), 6);
     stage_charge(ql, "alice", "bytes", 1);
-    flush(ql);
+    stage_flush(ql);
     ql_close(ql);
     assert_int_equal(stage_number("SELECT amount FROM totals"), 7);
 }
@@ -273,7 +265,7 @@ static void windows_are_kept_for_history_days(void **state)
     for (int i = 0; i < 12; i++) {
         int64_t day = *stage.clock_ns / KT_DAY_NS;
         stage_charge(ql, "alice", "bytes", 1);
-        flush(ql);
+        stage_flush(ql);
         assert_int_equal(rows_before(day - 3), 0);
         assert_int_equal(rows_before(day + 1), i < 3 ? i + 1 : 4);
         *stage.clock_ns += KT_DAY_NS;
@@ -288,7 +280,7 @@ static void old_windows_go_little_by_little(void **state)
     struct ql *ql = stage_open();
     for (int i = 0; i < 3; i++) { /* on so many days there has to have been work */
         stage_charge(ql, "alice", "bytes", 1);
-        flush(ql);
+        stage_flush(ql);
         *stage.clock_ns += KT_DAY_NS;
     }
     stage_sql("WITH RECURSIVE n(i) AS (VALUES(0) UNION ALL SELECT i + 1 FROM n LIMIT 12000) "
@@ -297,7 +289,7 @@ static void old_windows_go_little_by_little(void **state)
     static const int64_t left[] = {7003, 2003, 3, 3};
     stage_charge(ql, "alice", "bytes", 0); /* moves the day */
     for (size_t i = 0; i < 4; i++) {
-        flush(ql);
+        stage_flush(ql);
         assert_int_equal(stage_number("SELECT count(*) FROM totals"), left[i]);
     }
     ql_close(ql);
@@ -310,14 +302,14 @@ static void a_leap_removes_nothing(void **state)
     struct ql *ql = stage_open();
     for (int i = 0; i < 5; i++) {
         stage_charge(ql, "alice", "bytes", 1);
-        flush(ql);
+        stage_flush(ql);
         *stage.clock_ns += KT_DAY_NS;
     }
     for (int i = 0; i < 3; i++) {
         *stage.clock_ns += (i == 0 ? 500 : 1) * KT_DAY_NS;
         stage_charge(ql, "alice", "bytes", 1);
-        flush(ql);
-        flush(ql);
+        stage_flush(ql);
+        stage_flush(ql);
         assert_int_equal(stage_number("SELECT count(*) FROM totals"), 6 + i);
     }
     ql_close(ql);
@@ -333,7 +325,7 @@ static void for_ever_is_for_ever(void **state)
     for (int i = 0; i < 3; i++) {
         *stage.clock_ns += 1000 * KT_DAY_NS;
         stage_charge(ql, "alice", "bytes", 1);
-        flush(ql);
+        stage_flush(ql);
     }
     assert_int_equal(stage_number("SELECT count(*) FROM totals"), 4);
     ql_close(ql);
@@ -396,108 +388,6 @@ static void bad_options_are_refused(void **state)
     assert_int_equal(access(stage.store, F_OK), -1);
 }
 
-/* ---- descriptors --------------------------------------------------------- */
-
-/* Descriptors of this process that lead to a file of the ledger. */
-static int ledger_descriptors(void)
-{
-    int found = 0;
-    DIR *directory = opendir("/proc/self/fd");
-    KT_CHECK(directory != NULL, "/proc/self/fd");
-    struct dirent *entry;
-    while ((entry = readdir(directory)) != NULL) {
-        char target[2 * KT_PATH];
-        ssize_t length = readlinkat(dirfd(directory), entry->d_name, target, sizeof target - 1);
-        target[length > 0 ? length : 0] = '\0';
-        found += strstr(target, "/ledger.db") != NULL;
-    }
-    closedir(directory);
-    return found;
-}
-
-static void a_forked_child_has_no_descriptor_of_the_ledger(void **state)
-{
-    (void)state;
-    struct ql *ql = stage_open();
-    stage_charge(ql, "alice", "bytes", 1);
-    flush(ql);
-    assert_true(ledger_descriptors() > 0);
-    pid_t child = kt_fork();
-    if (child == 0) {
-        KT_CHECK(ledger_descriptors() == 0, "before its first call");
-        KT_CHECK(ql_charge(ql, "alice", "bytes", 2, NULL) == QL_OK, "the child");
-        KT_CHECK(ql_flush(ql, NULL) == QL_OK, "the child");
-        ql_close(ql);
-        KT_CHECK(ledger_descriptors() == 0, "after the close");
-        _exit(0);
-    }
-    kt_wait_success(child);
-    stage_charge(ql, "alice", "bytes", 4);
-    flush(ql);
-    ql_close(ql);
-    assert_int_equal(ledger_descriptors(), 0);
-    assert_int_equal(stage_number("SELECT amount FROM totals"), 7);
-}
-
-#define FOREIGN_FILES 24
-
-static void foreign_path(char path[KT_PATH + 32], int number)
-{
-    snprintf(path, KT_PATH + 32, "%s/foreign-%d", stage.base, number);
-}
-
-/* Closes all that the process has, and gets the numbers for files of its own. */
-static void be_a_bad_host(struct ql *ql)
-{
-    enum ql_status charged = QL_OK;
-    enum ql_status flushed = QL_OK;
-    char path[KT_PATH + 32];
-    KT_CHECK(close_range(3, ~0U, 0) == 0, "close_range");
-    for (int i = 0; i < FOREIGN_FILES; i++) {
-        foreign_path(path, i);
-        int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-        KT_CHECK(fd >= 3 && write(fd, "mine", 4) == 4, "%s", path);
-    }
-    int64_t deadline_ns = kt_now_ns() + 5 * INT64_C(1000000000);
-    do {
-        charged = ql_charge(ql, "alice", "bytes", 1, NULL);
-        flushed = ql_flush(ql, NULL);
-    } while (charged == QL_OK && kt_now_ns() < deadline_ns);
-    KT_CHECK(charged == QL_E_DETACHED && flushed == QL_E_DETACHED, "%s, %s",
-             ql_status_name(charged), ql_status_name(flushed));
-    ql_close(ql);
-}
-
-static void what_a_host_got_for_a_closed_descriptor_is_not_written_to(void **state)
-{
-    (void)state;
-    char path[KT_PATH + 32];
-    char text[8];
-    struct stat info;
-    pid_t child = kt_fork();
-    if (child == 0) {
-        struct ql *ql = stage_open();
-        KT_CHECK(ql_charge(ql, "alice", "bytes", 5, NULL) == QL_OK, "charge");
-        KT_CHECK(ql_flush(ql, NULL) == QL_OK, "flush");
-        be_a_bad_host(ql);
-        _exit(0);
-    }
-    kt_wait_success(child);
-    for (int i = 0; i < FOREIGN_FILES; i++) {
-        foreign_path(path, i);
-        int fd = open(path, O_RDONLY | O_CLOEXEC);
-        assert_int_equal(fstat(fd, &info), 0);
-        if (info.st_size != 4 || read(fd, text, sizeof text) != 4 || memcmp(text, "mine", 4) != 0)
-            fail_msg("%s was written to", path);
-        close(fd);
-        assert_int_equal(unlink(path), 0);
-    }
-    struct ql *ql = stage_open();
-    assert_true(stage_total(ql, "alice", "bytes") >= 5);
-    assert_int_equal(ql_verify(ql, NULL, NULL), QL_OK);
-    ql_close(ql);
-}
-
 #define CASE(name) cmocka_unit_test_setup_teardown(name, stage_set_up, stage_tear_down)
 
 int main(void)
@@ -516,8 +406,6 @@ int main(void)
         CASE(for_ever_is_for_ever),
         CASE(a_store_has_a_ledger_or_not),
         CASE(bad_options_are_refused),
-        CASE(a_forked_child_has_no_descriptor_of_the_ledger),
-        CASE(what_a_host_got_for_a_closed_descriptor_is_not_written_to),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
