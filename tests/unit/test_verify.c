@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * ql_verify finds each invariant that is broken, and names that one alone. What
- * locking repairs, [R3] and [R4], is repaired and then found sound.
+ * ql_verify finds each invariant that is broken, and names that one alone; those of
+ * leases are in test_verify_leases.c. What locking repairs, [R3] and [R4], is repaired
+ * and then found sound.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -11,69 +12,7 @@
 #include <cmocka.h>
 #include <string.h>
 
-#include "plant.h"
-
-#define LONG_NAME                                                                                  \
-    "a-subject-whose-name-is-longer-than-what-a-slot-holds-inline-so-that-it-needs-a-second-slot-" \
-    "to-hold-the-rest-of-it"
-
-static char directory[KT_PATH];
-static int64_t clock_ns = KT_START_NS;
-
-struct scene {
-    struct ql *ql;
-    struct kt_view view;
-    struct plant plant;
-    struct qli_subject *alice; /* two leases, two meters */
-    struct qli_subject *bob;   /* one meter */
-    struct qli_subject *wide;  /* a name with an extension */
-    struct qli_shard *shard;
-    struct qli_store_page *page;
-    uint64_t first; /* alice's first lease */
-};
-
-static int set_up(void **state)
-{
-    static struct scene scene;
-    struct ql_options options = kt_options(&clock_ns, 3, 8);
-    struct ql_lease lease;
-    kt_directory_make(directory, NULL);
-    scene.ql = kt_open(directory, &options);
-    assert_int_equal(ql_charge(scene.ql, "alice", "bytes", 7, NULL), QL_OK);
-    assert_int_equal(ql_charge(scene.ql, "alice", "statements", 1, NULL), QL_OK);
-    assert_int_equal(ql_charge(scene.ql, "bob", "bytes", 5, NULL), QL_OK);
-    assert_int_equal(ql_charge(scene.ql, LONG_NAME, "bytes", 3, NULL), QL_OK);
-    assert_int_equal(ql_acquire(scene.ql, "alice", &lease, NULL), QL_OK);
-    assert_int_equal(ql_acquire(scene.ql, "alice", &lease, NULL), QL_OK);
-    struct ql_lease other;
-    assert_int_equal(ql_acquire(scene.ql, "bob", &other, NULL), QL_OK);
-    for (int i = 0; i < 2; i++) {
-        assert_int_equal(ql_acquire(scene.ql, "bob", &lease, NULL), QL_OK);
-        assert_int_equal(ql_revoke(scene.ql, lease), QL_OK); /* kept */
-    }
-    assert_int_equal(ql_release(scene.ql, other), QL_OK); /* free */
-    scene.view = kt_view_open(directory);
-    scene.plant = plant_open(&scene.view);
-    scene.alice = plant_subject(&scene.plant, "alice");
-    scene.bob = plant_subject(&scene.plant, "bob");
-    scene.wide = plant_subject(&scene.plant, LONG_NAME);
-    scene.shard = scene.plant.section.shard;
-    scene.page = scene.plant.engine.page;
-    scene.first = qli_subject_first_lease(scene.alice);
-    scene.shard->subject_free = ++scene.shard->subject_top; /* as after an eviction */
-    assert_int_equal(ql_verify(scene.ql, NULL, NULL), QL_OK);
-    *state = &scene;
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    struct scene *scene = *state;
-    kt_view_close(&scene->view);
-    ql_close(scene->ql);
-    kt_directory_remove(directory);
-    return 0;
-}
+#include "broken.h"
 
 /* ---- subjects ------------------------------------------------------------ */
 
@@ -173,99 +112,6 @@ static void s2_two_subjects_have_one_name(struct scene *s)
 static void s3_the_count_of_subjects_is_wrong(struct scene *s)
 {
     s->shard->subject_count++;
-}
-
-/* ---- leases -------------------------------------------------------------- */
-
-static void l1_a_link_back_is_wrong(struct scene *s)
-{
-    plant_link_lease_back(&s->plant, plant_lease_next(&s->plant, s->first), 0);
-}
-
-static void l1_a_list_goes_round(struct scene *s)
-{
-    plant_link_lease(&s->plant, s->first, s->first);
-}
-
-static void l1_a_list_has_a_lease_that_ended(struct scene *s)
-{
-    plant_set_lease_state(&s->plant, s->first, QLI_LEASE_SETTLED);
-}
-
-static void l1_a_lease_names_another_subject(struct scene *s)
-{
-    plant_lease(&s->plant, s->first)->subject = plant_index(&s->plant, s->bob);
-}
-
-static void l1_a_free_lease_is_held(struct scene *s)
-{
-    plant_set_lease_state(&s->plant, s->shard->lease_free, QLI_LEASE_HELD);
-}
-
-static void l1_the_free_list_goes_round(struct scene *s)
-{
-    plant_link_lease(&s->plant, s->shard->lease_free, s->shard->lease_free);
-}
-
-static void l1_a_kept_lease_is_held(struct scene *s)
-{
-    plant_set_lease_state(&s->plant, s->shard->kept_first, QLI_LEASE_HELD);
-}
-
-static void l1_a_kept_lease_was_settled(struct scene *s)
-{
-    plant_set_lease_state(&s->plant, s->shard->kept_first, QLI_LEASE_SETTLED);
-}
-
-static void l1_the_queue_goes_round(struct scene *s)
-{
-    plant_link_lease(&s->plant, s->shard->kept_last, s->shard->kept_first);
-}
-
-static void l1_the_queue_is_linked_back_wrongly(struct scene *s)
-{
-    plant_link_lease_back(&s->plant, s->shard->kept_last, 0);
-}
-
-static void l1_the_queue_ends_elsewhere(struct scene *s)
-{
-    s->shard->kept_last = s->shard->kept_first;
-}
-
-static void l1_a_free_lease_is_kept(struct scene *s)
-{
-    plant_set_lease_state(&s->plant, s->shard->lease_free, QLI_LEASE_REVOKED);
-}
-
-static void l1_a_lease_is_on_no_list(struct scene *s)
-{
-    s->shard->lease_free = plant_lease_next(&s->plant, s->shard->lease_free);
-}
-
-static void l2_a_subjects_count_is_wrong(struct scene *s)
-{
-    s->alice->leases = qli_subject_leases(s->first, 3);
-}
-
-static void l1_a_lease_was_never_taken_into_use(struct scene *s)
-{
-    s->shard->lease_top--;
-}
-
-static void l3_the_holder_has_no_slot(struct scene *s)
-{
-    plant_lease(&s->plant, s->first)->holder = qli_word_make(s->view.region.holder_count, 1);
-}
-
-static void l3_the_holder_never_was(struct scene *s)
-{
-    uint64_t *holder = &plant_lease(&s->plant, s->first)->holder;
-    *holder = qli_word_make(qli_word_slot(*holder), qli_word_generation(*holder) + 1);
-}
-
-static void l3_there_is_no_holder(struct scene *s)
-{
-    plant_lease(&s->plant, s->first)->holder = 0;
 }
 
 /* ---- dirty subjects ------------------------------------------------------ */
@@ -425,16 +271,6 @@ static void what_the_dead_left_is_repaired(void **state)
 
 /* ---- all of them --------------------------------------------------------- */
 
-struct fault {
-    const char *name; /* begins with the tag */
-    void (*plant)(struct scene *s);
-};
-
-#define FAULT(function)                                                                            \
-    {                                                                                              \
-#function, function                                                                        \
-    }
-
 static const struct fault faults[] = {
     FAULT(s1_a_free_slot_is_used),
     FAULT(s1_the_free_list_goes_round),
@@ -450,25 +286,7 @@ static const struct fault faults[] = {
     FAULT(s2_the_rest_of_a_name_is_another),
     FAULT(s2_two_subjects_have_one_name),
     FAULT(s3_the_count_of_subjects_is_wrong),
-    FAULT(l1_a_link_back_is_wrong),
-    FAULT(l1_a_list_goes_round),
-    FAULT(l1_a_list_has_a_lease_that_ended),
-    FAULT(l1_a_lease_names_another_subject),
-    FAULT(l1_a_free_lease_is_held),
-    FAULT(l1_the_free_list_goes_round),
-    FAULT(l1_a_kept_lease_is_held),
-    FAULT(l1_a_kept_lease_was_settled),
-    FAULT(l1_the_queue_goes_round),
-    FAULT(l1_the_queue_is_linked_back_wrongly),
-    FAULT(l1_the_queue_ends_elsewhere),
-    FAULT(l1_a_free_lease_is_kept),
-    FAULT(l1_a_lease_is_on_no_list),
-    FAULT(l2_a_subjects_count_is_wrong),
-    FAULT(l1_a_lease_was_never_taken_into_use),
     FAULT(s1_a_subject_was_never_taken_into_use),
-    FAULT(l3_the_holder_has_no_slot),
-    FAULT(l3_the_holder_never_was),
-    FAULT(l3_there_is_no_holder),
     FAULT(d1_a_dirty_subject_is_not_in_the_bitmap),
     FAULT(d1_a_clean_subject_is_in_the_bitmap),
     FAULT(d1_the_count_of_dirty_subjects_is_wrong),
@@ -492,28 +310,10 @@ static const struct fault faults[] = {
     FAULT(r5_an_entry_far_behind_the_end),
 };
 
-static void expect_tag(const struct fault *fault, const struct ql_error *error)
-{
-    char tag[] = {'[', (char)(fault->name[0] - 'a' + 'A'), fault->name[1], ']', '\0'};
-    const char *found = strstr(error->text, tag);
-    if (found == NULL || strchr(found + 1, '[') != NULL || strchr(error->text, '[') != found)
-        fail_msg("%s: verify says '%s'", fault->name, error->text);
-}
-
 static void each_broken_invariant_is_named(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++) {
-        void *scene;
-        struct ql_error error = {0};
-        set_up(&scene);
-        faults[i].plant(scene);
-        enum ql_status status = ql_verify(((struct scene *)scene)->ql, NULL, &error);
-        if (status != QL_E_CORRUPT)
-            fail_msg("%s: verify gives %s", faults[i].name, ql_status_name(status));
-        expect_tag(&faults[i], &error);
-        tear_down(&scene);
-    }
+    expect_each_named(faults, sizeof faults / sizeof faults[0]);
 }
 
 int main(void)
