@@ -226,7 +226,7 @@ enum ql_status qli_files_check_trust(struct qli_ledger *ledger)
     struct qli_file_id file;
     const struct distrusted *entry = __atomic_load_n(&all_distrusted, __ATOMIC_ACQUIRE);
     if (!qli_system_identify(ledger->directory_fd, QLI_LEDGER_FILE, &file))
-        return QL_OK; /* there is none yet */
+        return refuse_file(ledger, "find");
     while (entry != NULL && !qli_file_id_equal(entry->file, file))
         entry = entry->next;
     if (entry == NULL)

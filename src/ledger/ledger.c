@@ -250,11 +250,10 @@ enum ql_status qli_ledger_connect(struct qli_ledger *ledger, struct qli_ledger_f
         return QL_OK;
     if (!qli_files_directory_is_ours(ledger))
         return lose_connection(ledger);
-    enum ql_status status = qli_files_check_trust(ledger);
-    if (status == QL_OK) {
-        qli_files_remove_former_wal(ledger, former);
-        status = qli_files_make(ledger);
-    }
+    qli_files_remove_former_wal(ledger, former);
+    enum ql_status status = qli_files_make(ledger);
+    if (status == QL_OK)
+        status = qli_files_check_trust(ledger);
     if (status == QL_OK)
         status = open_noted(ledger);
     for (int i = 1; i < OPENINGS_MAX && status == QL_E_BUSY; i++)

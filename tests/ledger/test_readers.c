@@ -212,13 +212,18 @@ static void test_closed_descriptors_are_noticed(void **state)
     kt_wait_success(child);
 }
 
-/* A process that had a connection and lost it, and opens the store again. */
+/* A process that had a connection and lost it, and opens the store again. As long as
+ * the file is in use no other one gets its inode. */
 static void use_after_loss(void)
 {
+    char path[CARE_PATH];
     struct ql *ql = open_beside(0);
     FILE *other = tmpfile();
+    care_path(path, "ledger.db");
     KT_CHECK(ql_flush(ql, NULL) == QL_OK, "before");
     be_a_bad_host(fileno(other));
+    int in_use = open(path, O_PATH | O_CLOEXEC);
+    KT_CHECK(in_use >= 0, "open");
     ql_close(ql);
     ql = care_open();
     care_charge(ql, "alice", 1);
@@ -228,6 +233,7 @@ static void use_after_loss(void)
     care_remove("ledger.db-wal");
     care_remove("ledger.db-shm");
     KT_CHECK(ql_flush(ql, NULL) == QL_OK, "a new file");
+    close(in_use);
     ql_close(ql);
     KT_CHECK(fseek(other, 0, SEEK_END) == 0 && ftell(other) == 0, "it was written to");
 }
