@@ -4,10 +4,8 @@
  */
 #include "ledger/files.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -16,8 +14,11 @@
 #include "base/error.h"
 #include "base/system.h"
 
-#define WAL_NAME QLI_LEDGER_FILE "-wal"
-#define SHM_NAME QLI_LEDGER_FILE "-shm"
+static const char *const names[QLI_LEDGER_PARTS] = {
+    [QLI_LEDGER_DATABASE] = QLI_LEDGER_FILE,
+    [QLI_LEDGER_WAL] = QLI_LEDGER_FILE "-wal",
+    [QLI_LEDGER_SHM] = QLI_LEDGER_FILE "-shm",
+};
 
 static enum ql_status refuse_file(struct qli_ledger *ledger, const char *what)
 {
@@ -32,17 +33,25 @@ bool qli_files_directory_is_ours(const struct qli_ledger *ledger)
            qli_file_id_equal(id, ledger->directory);
 }
 
-/* The inode of a file of the ledger, or 0. */
-static uint64_t find_inode(const struct qli_ledger *ledger, const char *name)
+bool qli_files_identify(const struct qli_ledger *ledger, enum qli_ledger_part part,
+                        struct qli_file_id *file)
 {
-    struct qli_file_id id;
-    return qli_system_identify(ledger->directory_fd, name, &id) ? id.inode : 0;
+    return qli_system_identify(ledger->directory_fd, names[part], file);
+}
+
+static uint64_t find_inode(const struct qli_ledger *ledger, enum qli_ledger_part part)
+{
+    struct qli_file_id file;
+    return qli_files_identify(ledger, part, &file) ? file.inode : 0;
 }
 
 struct qli_ledger_files qli_files_find(const struct qli_ledger *ledger)
 {
-    return (struct qli_ledger_files){find_inode(ledger, QLI_LEDGER_FILE),
-                                     find_inode(ledger, WAL_NAME), find_inode(ledger, SHM_NAME)};
+    return (struct qli_ledger_files){
+        .inode = find_inode(ledger, QLI_LEDGER_DATABASE),
+        .wal_inode = find_inode(ledger, QLI_LEDGER_WAL),
+        .shm_inode = find_inode(ledger, QLI_LEDGER_SHM),
+    };
 }
 
 /* Whoever may use the store's directory may use its files. By name: a descriptor of
@@ -81,10 +90,11 @@ static bool make_file(const struct qli_ledger *ledger, const char *name)
 
 enum ql_status qli_files_make(struct qli_ledger *ledger)
 {
-    bool fresh = find_inode(ledger, QLI_LEDGER_FILE) == 0;
-    if (!make_file(ledger, QLI_LEDGER_FILE) || !make_file(ledger, WAL_NAME) ||
-        !make_file(ledger, SHM_NAME))
-        return refuse_file(ledger, "make");
+    bool fresh = find_inode(ledger, QLI_LEDGER_DATABASE) == 0;
+    for (int part = 0; part < QLI_LEDGER_PARTS; part++) {
+        if (!make_file(ledger, names[part]))
+            return refuse_file(ledger, "make");
+    }
     return fresh && qli_system_sync(ledger->directory_fd) != 0 ? refuse_file(ledger, "make")
                                                                : QL_OK;
 }
@@ -95,107 +105,8 @@ void qli_files_remove_former_wal(const struct qli_ledger *ledger, struct qli_led
     if (former.inode == 0 || now.inode == former.inode || now.wal_inode == 0 ||
         now.wal_inode != former.wal_inode)
         return;
-    unlinkat(ledger->directory_fd, WAL_NAME, 0);
-    unlinkat(ledger->directory_fd, SHM_NAME, 0);
-}
-
-/* ---- descriptors ---------------------------------------------------------- */
-
-static const char *const names[QLI_LEDGER_PARTS] = {
-    [QLI_LEDGER_DATABASE] = QLI_LEDGER_FILE,
-    [QLI_LEDGER_WAL] = WAL_NAME,
-    [QLI_LEDGER_SHM] = SHM_NAME,
-};
-
-typedef void visit_descriptor(struct qli_ledger *ledger, int part, int fd, struct qli_file_id file);
-
-/* Visits the descriptors of the process that are of the ledger's files. */
-static enum ql_status visit_descriptors(struct qli_ledger *ledger, visit_descriptor *visit)
-{
-    struct qli_file_id files[QLI_LEDGER_PARTS] = {{0}};
-    for (int part = 0; part < QLI_LEDGER_PARTS; part++)
-        qli_system_identify(ledger->directory_fd, names[part], &files[part]);
-    DIR *listing = opendir("/proc/self/fd");
-    if (listing == NULL)
-        return refuse_file(ledger, "find in /proc/self/fd the descriptors of");
-    struct dirent *entry;
-    while ((entry = readdir(listing)) != NULL) {
-        struct qli_file_id file;
-        int fd = atoi(entry->d_name);
-        if (entry->d_name[0] == '.' || !qli_system_identify(fd, "", &file))
-            continue;
-        for (int part = 0; part < QLI_LEDGER_PARTS; part++) {
-            if (qli_file_id_equal(files[part], file))
-                visit(ledger, part, fd, file);
-        }
-    }
-    closedir(listing);
-    return QL_OK;
-}
-
-/* A mark that stays with an open file while its descriptor's number goes from one to
- * another, and means nothing to a regular file: the signal of fcntl(2) for asynchronous
- * input and output. */
-#define MARK SIGIO
-
-static void mark(struct qli_ledger *ledger, int part, int fd, struct qli_file_id file)
-{
-    (void)ledger;
-    (void)part;
-    (void)file;
-    fcntl(fd, F_SETSIG, MARK);
-}
-
-enum ql_status qli_files_mark_descriptors(struct qli_ledger *ledger)
-{
-    return visit_descriptors(ledger, mark);
-}
-
-static void note(struct qli_ledger *ledger, int part, int fd, struct qli_file_id file)
-{
-    struct qli_ledger_descriptor *descriptor = &ledger->descriptors[part];
-    *descriptor = (struct qli_ledger_descriptor){descriptor->count + 1, fd, file};
-}
-
-static void note_unmarked(struct qli_ledger *ledger, int part, int fd, struct qli_file_id file)
-{
-    int signal = fcntl(fd, F_GETSIG);
-    if (signal >= 0 && signal != MARK) /* < 0: it can have no mark (O_PATH), and is not SQLite's */
-        note(ledger, part, fd, file);
-}
-
-enum ql_status qli_files_note_descriptors(struct qli_ledger *ledger)
-{
-    memset(ledger->descriptors, 0, sizeof ledger->descriptors);
-    enum ql_status status = visit_descriptors(ledger, note_unmarked);
-    for (int part = 0; status == QL_OK && part < QLI_LEDGER_PARTS; part++) {
-        if (ledger->descriptors[part].count > 1)
-            status = qli_error(&ledger->error, QL_E_BUSY, 0,
-                               "threads of this program open and close the ledger (%s) all the "
-                               "time: let them keep it open",
-                               QLI_LEDGER_FILE);
-    }
-    return status;
-}
-
-/* By the index, which nobody but SQLite has a use for, and has if it has any lock. */
-bool qli_files_are_in_use(struct qli_ledger *ledger)
-{
-    memset(ledger->descriptors, 0, sizeof ledger->descriptors);
-    return visit_descriptors(ledger, note) == QL_OK &&
-           ledger->descriptors[QLI_LEDGER_SHM].count > 0;
-}
-
-bool qli_files_descriptors_are_ours(const struct qli_ledger *ledger)
-{
-    for (int part = 0; part < QLI_LEDGER_PARTS; part++) {
-        const struct qli_ledger_descriptor *descriptor = &ledger->descriptors[part];
-        struct qli_file_id file;
-        if (descriptor->count > 0 && !(qli_system_identify(descriptor->fd, "", &file) &&
-                                       qli_file_id_equal(file, descriptor->file)))
-            return false;
-    }
-    return true;
+    unlinkat(ledger->directory_fd, names[QLI_LEDGER_WAL], 0);
+    unlinkat(ledger->directory_fd, names[QLI_LEDGER_SHM], 0);
 }
 
 /* ---- files that SQLite is wrong about -------------------------------------- */
@@ -225,7 +136,7 @@ enum ql_status qli_files_check_trust(struct qli_ledger *ledger)
 {
     struct qli_file_id file;
     const struct distrusted *entry = __atomic_load_n(&all_distrusted, __ATOMIC_ACQUIRE);
-    if (!qli_system_identify(ledger->directory_fd, QLI_LEDGER_FILE, &file))
+    if (!qli_files_identify(ledger, QLI_LEDGER_DATABASE, &file))
         return refuse_file(ledger, "find");
     while (entry != NULL && !qli_file_id_equal(entry->file, file))
         entry = entry->next;

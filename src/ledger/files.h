@@ -14,6 +14,10 @@
 /* A host may have closed the descriptor and got its number for something else. */
 bool qli_files_directory_is_ours(const struct qli_ledger *ledger);
 
+/* Which file has that name. false: none, or it cannot be known. */
+bool qli_files_identify(const struct qli_ledger *ledger, enum qli_ledger_part part,
+                        struct qli_file_id *file);
+
 /* What is there now. */
 struct qli_ledger_files qli_files_find(const struct qli_ledger *ledger);
 
@@ -22,21 +26,6 @@ enum ql_status qli_files_make(struct qli_ledger *ledger);
 
 /* Removes a WAL that belonged to another file than the one that is there. */
 void qli_files_remove_former_wal(const struct qli_ledger *ledger, struct qli_ledger_files former);
-
-/* SQLite does not tell which descriptors it has. So those that the process has of these
- * files are marked before it opens them; those that have no mark afterwards are noted in
- * ledger->descriptors. QL_E_BUSY: there are more than SQLite has, as another thread of the
- * host, which reads the ledger too, opened it meanwhile. */
-enum ql_status qli_files_mark_descriptors(struct qli_ledger *ledger);
-enum ql_status qli_files_note_descriptors(struct qli_ledger *ledger);
-
-/* Whether the noted ones still are of the files that they were of. A host that closes what it
- * did not open may have got the numbers for files of its own, which SQLite would write
- * to, and close. */
-bool qli_files_descriptors_are_ours(const struct qli_ledger *ledger);
-
-/* Whether SQLite has the files open, while the ledger's connection is closed: for the host. */
-bool qli_files_are_in_use(struct qli_ledger *ledger);
 
 /* SQLite keeps for all connections of a process which locks it has on a file, and by which
  * descriptors. After a connection that was lost that is wrong as long as the process lives,

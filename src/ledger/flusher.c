@@ -14,6 +14,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "ledger/descriptors.h"
 #include "ledger/files.h"
 #include "ledger/flush.h"
 #include "ledger/page.h"
@@ -322,14 +323,14 @@ void qli_flusher_before_fork(struct qli_flusher *flusher)
 
 void qli_flusher_find_readers(struct qli_flusher *flusher)
 {
-    flusher->host_reads =
-        qli_files_directory_is_ours(&flusher->ledger) && qli_files_are_in_use(&flusher->ledger);
+    flusher->host_reads = qli_files_directory_is_ours(&flusher->ledger) &&
+                          qli_descriptors_host_is_connected(&flusher->ledger);
 }
 
 static void distrust(const struct qli_flusher *flusher)
 {
     struct qli_file_id file;
-    if (qli_system_identify(flusher->ledger.directory_fd, QLI_LEDGER_FILE, &file))
+    if (qli_files_identify(&flusher->ledger, QLI_LEDGER_DATABASE, &file))
         qli_files_distrust(file);
 }
 

@@ -13,6 +13,7 @@
 
 #include "base/error.h"
 #include "base/system.h"
+#include "ledger/descriptors.h"
 #include "ledger/files.h"
 #include "ledger/schema.h"
 #include "rules/window.h"
@@ -200,7 +201,7 @@ static void close_connection(struct qli_ledger *ledger)
 
 void qli_ledger_disconnect(struct qli_ledger *ledger)
 {
-    if (ledger->db != NULL && !qli_files_descriptors_are_ours(ledger))
+    if (ledger->db != NULL && !qli_descriptors_are_ours(ledger))
         lose_connection(ledger);
     close_connection(ledger);
 }
@@ -224,14 +225,14 @@ bool qli_ledger_is_there(const struct qli_ledger *ledger, uint64_t inode)
 
 static enum ql_status open_noted(struct qli_ledger *ledger)
 {
-    enum ql_status status = qli_files_mark_descriptors(ledger);
+    enum ql_status status = qli_descriptors_mark(ledger);
     if (status == QL_OK)
         status = open_connection(ledger);
     ledger->files = qli_files_find(ledger);
     if (status == QL_OK && has_moved(ledger)) /* somebody replaced it meanwhile */
         status = qli_ledger_fail(ledger, SQLITE_READONLY_DBMOVED);
     if (status == QL_OK)
-        status = qli_files_note_descriptors(ledger);
+        status = qli_descriptors_note(ledger);
     if (status != QL_OK)
         close_connection(ledger);
     return status;
@@ -242,7 +243,7 @@ enum ql_status qli_ledger_connect(struct qli_ledger *ledger, struct qli_ledger_f
     ledger->error.status = QL_OK;
     if (ledger->directory_fd < 0 && !ledger->lost)
         return qli_error(&ledger->error, QL_E_LEDGER, 0, "the store has no ledger");
-    if (ledger->lost || (ledger->db != NULL && !qli_files_descriptors_are_ours(ledger)))
+    if (ledger->lost || (ledger->db != NULL && !qli_descriptors_are_ours(ledger)))
         return lose_connection(ledger);
     if (ledger->db != NULL && has_moved(ledger))
         qli_ledger_disconnect(ledger);
@@ -264,7 +265,7 @@ enum ql_status qli_ledger_connect(struct qli_ledger *ledger, struct qli_ledger_f
 /* Nobody is waited for: with a reader in the way the WAL stays as it is. */
 void qli_ledger_empty_wal(struct qli_ledger *ledger)
 {
-    if (ledger->db == NULL || !qli_files_descriptors_are_ours(ledger))
+    if (ledger->db == NULL || !qli_descriptors_are_ours(ledger))
         return;
     sqlite3_busy_timeout(ledger->db, 0);
     sqlite3_wal_checkpoint_v2(ledger->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
