@@ -62,7 +62,7 @@ static void before_fork(void)
     if (table != NULL)
         qli_ledger_before_fork();
     for (struct qli_store *store = table; store != NULL; store = store->next)
-        qli_flusher_find_readers(&store->flusher);
+        qli_flusher_find_host_connection(&store->flusher);
 }
 
 static void after_fork_in_parent(void)

@@ -321,10 +321,10 @@ void qli_flusher_before_fork(struct qli_flusher *flusher)
     qli_ledger_disconnect(&flusher->ledger);
 }
 
-void qli_flusher_find_readers(struct qli_flusher *flusher)
+void qli_flusher_find_host_connection(struct qli_flusher *flusher)
 {
-    flusher->host_reads = qli_files_directory_is_ours(&flusher->ledger) &&
-                          qli_descriptors_host_is_connected(&flusher->ledger);
+    flusher->host_is_connected = qli_files_directory_is_ours(&flusher->ledger) &&
+                                 qli_descriptors_host_is_connected(&flusher->ledger);
 }
 
 static void distrust(const struct qli_flusher *flusher)
@@ -336,7 +336,7 @@ static void distrust(const struct qli_flusher *flusher)
 
 void qli_flusher_after_fork(struct qli_flusher *flusher, bool child)
 {
-    if (child && flusher->host_reads)
+    if (child && flusher->host_is_connected)
         distrust(flusher);
     if (child && flusher->lock_fd >= 0) {
         if (qli_holder_is_lock_file(&flusher->engine->region, flusher->lock_fd))

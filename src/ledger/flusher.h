@@ -35,7 +35,7 @@ struct qli_flusher {
     int lock_fd; /* the lock file; owns the FLUSHER byte during a flush, and nothing else */
     struct qli_dirty_subject *chunk; /* what is copied and not written yet */
     size_t chunk_count;
-    bool host_reads; /* during a fork: the host has a connection of its own */
+    bool host_is_connected; /* at the fork: by a connection of its own */
 };
 
 /* With a ledger that is to be initialised before the first flush. */
@@ -107,10 +107,11 @@ int64_t qli_flusher_lag_ms(const struct qli_flusher *flusher);
  * it may be used again. */
 void qli_flusher_before_fork(struct qli_flusher *flusher);
 
-/* After that of all flushers, and with SQLite held: is there a connection to the ledger
- * still? It is the host's. The child gets what SQLite notes of its locks, but not the
- * locks, and leaves the ledger to others. */
-void qli_flusher_find_readers(struct qli_flusher *flusher);
+/* Before the fork too, once all flushers have closed their connections and other threads
+ * are kept out of SQLite: finds out whether the host has a connection of its own. If so,
+ * SQLite believes in the child that it has that one's locks, which stay the parent's; so
+ * the child does not open the ledger. */
+void qli_flusher_find_host_connection(struct qli_flusher *flusher);
 void qli_flusher_after_fork(struct qli_flusher *flusher, bool child);
 
 #endif
