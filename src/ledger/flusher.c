@@ -102,10 +102,11 @@ void qli_flusher_end(struct qli_flusher *flusher)
 static enum ql_status explain(const struct qli_flusher *flusher, enum ql_status status,
                               struct ql_error *error)
 {
-    bool disturbed = status == QL_E_BUSY && flusher->ledger.error.status == QL_E_BUSY;
-    if (status == QL_E_LEDGER || status == QL_E_VERSION || status == QL_E_DETACHED || disturbed)
+    if (status == QL_OK)
+        return QL_OK;
+    if (status == flusher->ledger.error.status)
         return qli_ledger_explain(&flusher->ledger, status, error);
-    return status == QL_OK ? QL_OK : qli_error(error, status, 0, "%s", ql_status_text(status));
+    return qli_error(error, status, 0, "%s", ql_status_text(status));
 }
 
 enum ql_status qli_flusher_not_entered(const struct qli_flusher *flusher, int64_t wait_ms,

@@ -43,11 +43,12 @@ static enum ql_status explain(const struct qli_restore *restore, enum ql_status 
                               struct ql_error *error)
 {
     const struct ql_error *cause = &restore->ledger.error;
-    bool disturbed = status == QL_E_BUSY && cause->status == QL_E_BUSY;
-    if (status == QL_E_LEDGER || status == QL_E_VERSION || disturbed)
+    if (status == QL_OK)
+        return QL_OK;
+    if (status == cause->status)
         return qli_error(error, status, cause->system_errno,
                          "the store cannot be opened without its budgets: %s", cause->text);
-    if (status == QL_OK || (error != NULL && error->text[0] != '\0'))
+    if (error != NULL && error->text[0] != '\0')
         return status;
     return qli_error(error, status, 0, "the store cannot be made out of its ledger: %s",
                      ql_status_text(status));
