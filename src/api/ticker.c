@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The ticks of a store, and its thread: it does ticks and flushes, so that they happen in
- * a process that makes no calls, and cost none that does. It takes no lock of the
- * table of stores, so a close may wait for it. A forked child has no such thread
+ * The ticks of a store, and its thread: that ticks and flushes, so that this is done in a
+ * process that makes no calls, and costs the calls of the others nothing. It takes no lock
+ * of the table of stores, so a close may wait for it. A forked child has no such thread
  * and starts its own when it becomes a holder.
  */
 #include <linux/futex.h>
@@ -18,17 +18,17 @@
 #define PERIOD_MAX_NS (200 * QLI_NS_PER_MS)
 
 /* Our own mutex is held: losing the region takes the descriptors away. */
-static enum ql_status find_loss(const struct qli_store *store)
+static enum ql_status find_loss(struct qli_store *store)
 {
-    struct qli_region *region = (struct qli_region *)&store->engine.region;
+    struct qli_region *region = &store->engine.region;
     if (!qli_holder_token_held(region) ||
         __atomic_load_n(&store->flusher.ledger.lost, __ATOMIC_RELAXED))
         return QL_E_DETACHED;
     return qli_region_look(region);
 }
 
-/* What a region that was removed still has is mapped here, and while we have our
- * byte nobody makes another. */
+/* The region was removed, but is mapped here still: what the ledger lacks of it is written.
+ * Nobody makes another region as long as we have our byte. */
 static void save_removed_region(struct qli_store *store, uint64_t self)
 {
     __atomic_store_n(&store->engine.closed, 1, __ATOMIC_SEQ_CST);
