@@ -14,8 +14,7 @@
 enum ql_status qli_day_follow_clock(struct qli_store *store, int64_t *now_ns, int64_t *day);
 
 /* The day of the reading, where that is the store's, as almost always; then nothing
- * but two words is looked at. Whether to ask is looked at after the day: it was
- * stored before it. */
+ * but two words is loaded. ask_until is loaded after the day, as it is stored before it. */
 static inline enum ql_status qli_day_find(struct qli_store *store, struct qli_call *call)
 {
     const struct qli_store_page *page = store->engine.page;

@@ -27,10 +27,11 @@ enum ql_status qli_files_make(struct qli_ledger *ledger);
 /* Removes a WAL that belonged to another file than the one that is there. */
 void qli_files_remove_former_wal(const struct qli_ledger *ledger, struct qli_ledger_files former);
 
-/* SQLite keeps for all connections of a process which locks it has on a file, and by which
- * descriptors. After a connection that was lost that is wrong as long as the process lives,
- * and in a child that was forked while the host had one: the next one would count on locks
- * that nobody has. So no further one is to be opened to that file: QL_E_LEDGER. */
+/* SQLite keeps in the process's memory which locks it has on a file. That is wrong, as long
+ * as the process lives, once a connection to the file was lost; and in a child, if the host
+ * had a connection at the fork. Another connection would count on locks that the process
+ * does not have. distrust: none is to be opened to that file any more. check_trust:
+ * QL_E_LEDGER if the ledger's is such a file. */
 void qli_files_distrust(struct qli_file_id file);
 enum ql_status qli_files_check_trust(struct qli_ledger *ledger);
 

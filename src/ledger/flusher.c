@@ -131,8 +131,8 @@ static enum ql_status flush_in_turn(struct qli_flusher *flusher, uint64_t self, 
     return status;
 }
 
-/* Until all is written, or the shard that has this word. Somebody else may write
- * between two tries at a shard that is busy. */
+/* Until all is written; or, where flushed is given, the shard whose word it is, by
+ * anybody: somebody else may write it between two tries. */
 static enum ql_status flush_patiently(struct qli_flusher *flusher, uint64_t self,
                                       const uint64_t *flushed, int64_t wait_ms,
                                       struct ql_error *error)
@@ -207,8 +207,8 @@ enum ql_status qli_flusher_await(struct qli_flusher *flusher, uint64_t self, uin
 
 /* ---- reading, and fork() ------------------------------------------------- */
 
-/* A flush that left out other shards, as somebody stays in their locks, will do: this
- * word is that of the shard. */
+/* A flush that left out other shards, as somebody stays in their locks, will do: flushed is
+ * the word of the shard that has to be written. */
 static enum ql_status lend_in_turn(struct qli_flusher *flusher, uint64_t self,
                                    const uint64_t *flushed, uint64_t needed, int64_t wait_ms,
                                    struct ql_error *error)

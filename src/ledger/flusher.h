@@ -29,7 +29,7 @@
 
 struct qli_flusher {
     struct qli_engine *engine;
-    pthread_mutex_t reader_mutex; /* the connection of a long reading; fork() takes it first */
+    pthread_mutex_t reader_mutex; /* the second connection, a reader's; fork() takes it first */
     pthread_mutex_t mutex;        /* the ledger's connection and what follows; fork() takes it */
     struct qli_ledger ledger;
     int lock_fd; /* the lock file; owns the FLUSHER byte during a flush, and nothing else */
@@ -50,16 +50,16 @@ void qli_flusher_end(struct qli_flusher *flusher);
 enum ql_status qli_flusher_flush(struct qli_flusher *flusher, uint64_t self, int64_t wait_ms,
                                  struct ql_error *error);
 
-/* The same, but will do with the one shard. */
+/* The same, but it is enough that the one shard is written, by anybody. */
 enum ql_status qli_flusher_flush_shard(struct qli_flusher *flusher, uint64_t self, uint64_t shard,
                                        int64_t wait_ms);
 
-/* The same as qli_flusher_flush if the last flush began so long ago that the next one
- * is due, by the process that made it, or twice as long ago. Waits for nobody. */
+/* Flushes if the next flush is due: interval_ns after the last one began, for the process
+ * that made that one, and twice as long for the others. Waits for nobody. */
 void qli_flusher_tick(struct qli_flusher *flusher, uint64_t self, int64_t interval_ns);
 
-/* Returns once a flush that began after this call has written the shard: another
- * one's, or its own. QL_E_NOT_DURABLE after wait_ms. */
+/* Returns once a flush that began after this call, anybody's, has written the shard; makes
+ * one itself if nobody else does. QL_E_NOT_DURABLE after wait_ms. */
 enum ql_status qli_flusher_await(struct qli_flusher *flusher, uint64_t self, uint64_t shard,
                                  int64_t wait_ms);
 
@@ -77,9 +77,9 @@ void qli_flusher_leave(struct qli_flusher *flusher);
 enum ql_status qli_flusher_not_entered(const struct qli_flusher *flusher, int64_t wait_ms,
                                        struct ql_error *error);
 
-/* Takes the connection for reading, with all that was charged in the shard before,
- * and gives it back. QL_E_BUSY after wait_ms, and what qli_flusher_flush answers; only
- * after QL_OK is there something to be given back. */
+/* Lends the connection for reading, once all that was charged in the shard before is in
+ * the ledger; return gives it back, after QL_OK only. QL_E_BUSY after wait_ms, and what
+ * qli_flusher_flush answers. */
 enum ql_status qli_flusher_lend(struct qli_flusher *flusher, uint64_t self, uint64_t shard,
                                 int64_t wait_ms, struct ql_error *error);
 void qli_flusher_return(struct qli_flusher *flusher);
@@ -88,9 +88,9 @@ void qli_flusher_return(struct qli_flusher *flusher);
 enum ql_status qli_flusher_look(struct qli_flusher *flusher, int64_t wait_ms,
                                 struct ql_error *error);
 
-/* Another connection, for what takes long, with all that was charged before: it is in
- * nobody's way but that of fork() and of the next one. Only after QL_OK is there
- * something to be closed. */
+/* Opens a second connection, for a reading that takes long, once all that was charged
+ * before is in the ledger. It holds up nobody but fork() and the next reader. To be closed
+ * after QL_OK only. */
 enum ql_status qli_flusher_open_reader(struct qli_flusher *flusher, uint64_t self, int64_t wait_ms,
                                        struct qli_ledger *reader, struct ql_error *error);
 void qli_flusher_close_reader(struct qli_flusher *flusher, struct qli_ledger *reader);
@@ -102,9 +102,9 @@ void qli_flusher_finish(struct qli_flusher *flusher, uint64_t self, int64_t wait
 /* Milliseconds since the last completed flush began. */
 int64_t qli_flusher_lag_ms(const struct qli_flusher *flusher);
 
-/* Around fork(): before it, the flusher is idle and its connections closed, since
- * none of SQLite's may be used in a child; after it, in the parent or the child,
- * it may be used again. */
+/* Around fork(): from before_fork on the flusher is idle and its connections are closed,
+ * since none of SQLite's may be used in a child; after after_fork, in the parent and the
+ * child, it may be used again. */
 void qli_flusher_before_fork(struct qli_flusher *flusher);
 
 /* Before the fork too, once all flushers have closed their connections and other threads

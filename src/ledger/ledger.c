@@ -19,7 +19,7 @@
 #include "rules/window.h"
 
 #define BUSY_WAIT_MS 1000 /* for a reader that is in SQLite's way; writers are kept apart by us */
-#define OPENINGS_MAX 8    /* that others of the process may disturb */
+#define OPENINGS_MAX 8    /* tries, while other threads of the host open the ledger too */
 
 static const char *const texts[QLI_LEDGER_STATEMENTS] = {
     [QLI_LEDGER_BEGIN] = "BEGIN IMMEDIATE",
@@ -44,8 +44,8 @@ static const char *const texts[QLI_LEDGER_STATEMENTS] = {
 
 /* ---- failures ------------------------------------------------------------ */
 
-/* SQLite tells the errno of the last call to the system that it says has failed: for
- * another error that is one of an earlier call, and a disk that is full is no failure. */
+/* sqlite3_system_errno() is that of the last call to the system that failed. It is older
+ * than an error that comes from no such call; a full disk is one of these to SQLite. */
 int qli_ledger_cause(const struct qli_ledger *ledger, int rc)
 {
     switch (rc & 0xff) {

@@ -98,8 +98,8 @@ void qli_ledger_end(struct qli_ledger *ledger);
 enum ql_status qli_ledger_connect(struct qli_ledger *ledger, struct qli_ledger_files former);
 void qli_ledger_disconnect(struct qli_ledger *ledger);
 
-/* Whether the file of our name is the one with that inode, and what is open is what is
- * there. */
+/* Whether the ledger's file has that inode; if the connection is open, also whether it is
+ * the one to the files that are there. */
 bool qli_ledger_is_there(const struct qli_ledger *ledger, uint64_t inode);
 
 /* Puts the WAL's content into the file and empties it, if no reader is in the way:

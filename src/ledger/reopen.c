@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * An older window that is opened again: its totals come from the ledger. Who reads
- * them keeps the FLUSHER byte until they are in the region, so that nothing that is
- * charged meanwhile can be dropped from it: that would have to be flushed first.
+ * them keeps the FLUSHER byte until they are in the region. So nothing that is charged
+ * meanwhile can be dropped from the region: it is dirty, and nobody else can flush it.
  */
 #include "ledger/flusher.h"
 
@@ -10,7 +10,7 @@
 #include "engine/limits.h"
 #include "ledger/flush.h"
 
-#define FLUSHES_MAX 3 /* before it: others charge meanwhile */
+#define FLUSHES_MAX 3 /* before it succeeds: others charge meanwhile */
 
 struct found {
     const struct qli_limits *limits;
