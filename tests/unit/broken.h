@@ -21,8 +21,8 @@ struct scene {
 };
 
 /* Makes the store, sound; *state is its scene. */
-int set_up(void **state);
-int tear_down(void **state);
+int broken_set_up(void **state);
+int broken_tear_down(void **state);
 
 struct fault {
     const char *name; /* begins with the tag */
@@ -35,6 +35,6 @@ struct fault {
     }
 
 /* Plants each in a store of its own: ql_verify names the fault's tag, and no other. */
-void expect_each_named(const struct fault *faults, size_t count);
+void broken_expect_each_named(const struct fault *faults, size_t count);
 
 #endif
