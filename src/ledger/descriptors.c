@@ -79,10 +79,7 @@ enum ql_status qli_descriptors_note(struct qli_ledger *ledger)
     enum ql_status status = visit_descriptors(ledger, note_unmarked);
     for (int part = 0; status == QL_OK && part < QLI_LEDGER_PARTS; part++) {
         if (ledger->descriptors[part].count > 1)
-            status = qli_error(&ledger->error, QL_E_BUSY, 0,
-                               "threads of this program open and close the ledger (%s) all the "
-                               "time: let them keep it open",
-                               QLI_LEDGER_FILE);
+            status = QL_E_BUSY;
     }
     return status;
 }
@@ -91,7 +88,7 @@ enum ql_status qli_descriptors_note(struct qli_ledger *ledger)
 bool qli_descriptors_host_is_connected(struct qli_ledger *ledger)
 {
     memset(ledger->descriptors, 0, sizeof ledger->descriptors);
-    return visit_descriptors(ledger, note) == QL_OK &&
+    return visit_descriptors(ledger, note) != QL_OK ||
            ledger->descriptors[QLI_LEDGER_SHM].count > 0;
 }
 

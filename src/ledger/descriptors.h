@@ -20,7 +20,8 @@ enum ql_status qli_descriptors_note(struct qli_ledger *ledger);
  * would write to files of the host's, and close them. */
 bool qli_descriptors_are_ours(const struct qli_ledger *ledger);
 
-/* Whether the host has a connection of its own. Only while the ledger's is closed. */
+/* Whether the host has a connection of its own, or may have one. Only while the ledger's is
+ * closed. */
 bool qli_descriptors_host_is_connected(struct qli_ledger *ledger);
 
 #endif

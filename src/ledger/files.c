@@ -117,12 +117,15 @@ struct distrusted {
 };
 
 static struct distrusted *all_distrusted; /* atomic; grows only */
+static bool distrusts_all;                /* atomic; there was no memory for one */
 
 void qli_files_distrust(struct qli_file_id file)
 {
     struct distrusted *entry = malloc(sizeof *entry);
-    if (entry == NULL)
+    if (entry == NULL) {
+        __atomic_store_n(&distrusts_all, true, __ATOMIC_RELEASE);
         return;
+    }
     *entry = (struct distrusted){
         .file = file,
         .next = __atomic_load_n(&all_distrusted, __ATOMIC_ACQUIRE),
@@ -140,7 +143,7 @@ enum ql_status qli_files_check_trust(struct qli_ledger *ledger)
         return refuse_file(ledger, "find");
     while (entry != NULL && !qli_file_id_equal(entry->file, file))
         entry = entry->next;
-    if (entry == NULL)
+    if (entry == NULL && !__atomic_load_n(&distrusts_all, __ATOMIC_ACQUIRE))
         return QL_OK;
     return qli_error(&ledger->error, QL_E_LEDGER, 0,
                      "this program has lost SQLite's locks on the ledger (%s): it closed "

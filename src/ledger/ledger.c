@@ -19,7 +19,7 @@
 #include "rules/window.h"
 
 #define BUSY_WAIT_MS 1000 /* for a reader that is in SQLite's way; writers are kept apart by us */
-#define OPENINGS_MAX 8    /* tries, while other threads of the host open the ledger too */
+#define OPENINGS_MAX 20   /* tries, while other threads of the host open the ledger too */
 
 static const char *const texts[QLI_LEDGER_STATEMENTS] = {
     [QLI_LEDGER_BEGIN] = "BEGIN IMMEDIATE",
@@ -223,6 +223,7 @@ bool qli_ledger_is_there(const struct qli_ledger *ledger, uint64_t inode)
            (ledger->db == NULL || !has_moved(ledger));
 }
 
+/* QL_E_BUSY: as qli_descriptors_note; it is closed again. */
 static enum ql_status open_noted(struct qli_ledger *ledger)
 {
     enum ql_status status = qli_descriptors_mark(ledger);
@@ -240,7 +241,6 @@ static enum ql_status open_noted(struct qli_ledger *ledger)
 
 enum ql_status qli_ledger_connect(struct qli_ledger *ledger, struct qli_ledger_files former)
 {
-    ledger->error.status = QL_OK;
     if (ledger->directory_fd < 0 && !ledger->lost)
         return qli_error(&ledger->error, QL_E_LEDGER, 0, "the store has no ledger");
     if (ledger->lost || (ledger->db != NULL && !qli_descriptors_are_ours(ledger)))
@@ -259,6 +259,11 @@ enum ql_status qli_ledger_connect(struct qli_ledger *ledger, struct qli_ledger_f
         status = open_noted(ledger);
     for (int i = 1; i < OPENINGS_MAX && status == QL_E_BUSY; i++)
         status = open_noted(ledger);
+    if (status == QL_E_BUSY)
+        return qli_error(&ledger->error, QL_E_LEDGER, 0,
+                         "threads of this program open and close the ledger (%s) all the time: "
+                         "let them keep it open",
+                         QLI_LEDGER_FILE);
     return status;
 }
 

@@ -91,10 +91,9 @@ void qli_ledger_end(struct qli_ledger *ledger);
  * this name; makes the file and its tables if there are none. former are the files
  * that were in use before: a WAL that a removed file has left is removed, as it
  * would be taken for that of the file in its place. The caller has the FLUSHER
- * byte, and lets others know ledger->files. QL_E_BUSY: other threads of the program
- * opened and closed the ledger meanwhile. Each other failure of this and the next ones
- * is QL_E_LEDGER, QL_E_VERSION or QL_E_DETACHED (the host closed descriptors); the text
- * is in ledger->error. */
+ * byte, and lets others know ledger->files. Each failure of this and the next ones
+ * is QL_E_LEDGER, QL_E_VERSION or QL_E_DETACHED (the host closed descriptors), with
+ * the text in ledger->error. */
 enum ql_status qli_ledger_connect(struct qli_ledger *ledger, struct qli_ledger_files former);
 void qli_ledger_disconnect(struct qli_ledger *ledger);
 
