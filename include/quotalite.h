@@ -65,8 +65,9 @@
  *   (pthread_cancel, siglongjmp out of a handler) is outside the promise; a
  *   process that is killed at any instruction is inside it.
  *   A host that closes descriptors which it did not open (closefrom) loses the
- *   store: calls return QL_E_DETACHED within a second, and its leases end. Opened
- *   again, it is charged, but that process may not write its ledger again.
+ *   store: calls return QL_E_DETACHED within a second, and its leases end. It may
+ *   open the store again and charge; but if it had written the ledger it does so no
+ *   more: other processes do, or it itself when it was started again.
  *
  * Blocking
  *   Calls wait only for locks (and, where said, for the disk): that of a shard, and
