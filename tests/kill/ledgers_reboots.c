@@ -3,6 +3,7 @@
  * All processes die at a random moment and the region is one of an earlier boot:
  * what was to survive does. What the system had not written yet survives here too.
  */
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -13,12 +14,15 @@
 #define CUTS 1000
 #define WORKERS 3
 #define FLUSHES_MAX 65536 /* of one cut; who gets so far waits for its end */
+#define AWAITED_MAX 6     /* flushes that a cut waits for; for none of them now and then */
+#define DEADLINE_NS (60 * INT64_C(1000000000))
 
 /* done_by[f] is how many of its charges a worker had made before flush f began. A
  * number that was read before is too small, which asks for less. */
 struct worker {
     _Atomic int64_t done;
     _Atomic int64_t pending;
+    _Atomic uint64_t seen; /* flushes that have begun since it came */
     _Atomic int64_t done_by[FLUSHES_MAX];
 };
 
@@ -35,12 +39,14 @@ static _Noreturn void work(enum ql_durability durability, int number)
     struct worker *worker = &workers[number];
     struct ql *ql = kt_open_flushing(durability);
     const struct qli_ledger_page *page = ql->store->engine.ledger;
+    uint64_t first = __atomic_load_n(&page->begun, __ATOMIC_ACQUIRE);
     name_of(number, name);
     for (;;) {
         worker->pending = worker->done + 1;
         kt_expect(ql_charge(ql, name, "bytes", 1, NULL), QL_OK, "charge");
         worker->done = worker->pending;
         uint64_t next = __atomic_load_n(&page->begun, __ATOMIC_ACQUIRE) + 1;
+        worker->seen = next - 1 - first;
         while (next >= FLUSHES_MAX)
             pause();
         worker->done_by[next] = worker->done;
@@ -67,16 +73,33 @@ static uint64_t expect_of(enum ql_durability durability, int64_t least[WORKERS])
     return flushes;
 }
 
-static void cut(enum ql_durability durability, uint64_t spin)
+/* Until one of the workers, which are slow on a busy machine, has seen so many. */
+static void await_flushes(uint64_t wanted)
+{
+    int64_t end_ns = kt_now_ns() + DEADLINE_NS;
+    uint64_t seen;
+    do {
+        KT_CHECK(kt_now_ns() < end_ns, "no worker has seen %llu flushes",
+                 (unsigned long long)wanted);
+        sched_yield();
+        seen = 0;
+        for (int w = 0; w < WORKERS; w++)
+            seen = workers[w].seen > seen ? workers[w].seen : seen;
+    } while (seen < wanted);
+}
+
+static void cut(enum ql_durability durability, uint64_t flushes, uint64_t spin)
 {
     pid_t pids[WORKERS];
     for (int w = 0; w < WORKERS; w++) {
         memset((void *)workers[w].done_by, 0, sizeof workers[w].done_by);
         workers[w].done_by[0] = workers[w].done;
+        workers[w].seen = 0;
         pids[w] = kt_fork();
         if (pids[w] == 0)
             work(durability, w);
     }
+    await_flushes(flushes);
     kt_spin(spin);
     for (int w = 0; w < WORKERS; w++)
         kill(pids[w], SIGKILL);
@@ -111,19 +134,23 @@ static int64_t compare(int number, const int64_t least[WORKERS])
 static int cut_often(enum ql_durability durability, uint64_t seed)
 {
     uint64_t random = seed;
+    uint64_t awaited = 0;
     uint64_t flushes = 0;
     int64_t lost = 0;
     workers = kt_shared(WORKERS * sizeof *workers);
     ql_close(kt_open_ledger(durability, KT_LONG_MS));
     for (int i = 0; i < CUTS; i++) {
         int64_t least[WORKERS];
-        cut(durability, kt_random(&random) % 3000000);
+        uint64_t wanted = kt_random(&random) % (AWAITED_MAX + 1);
+        cut(durability, wanted, kt_random(&random) % 3000000);
+        awaited += wanted;
         flushes += expect_of(durability, least);
         kt_make_stale(kt_directory);
         lost += compare(i, least);
     }
-    printf("seed %llu: %d cuts, %llu flushes, %lld charges, and %lld that a cut has lost\n",
-           (unsigned long long)seed, CUTS, (unsigned long long)flushes,
+    printf("seed %llu: %d cuts, %llu flushes, %llu of them awaited, %lld charges, and %lld that "
+           "a cut has lost\n",
+           (unsigned long long)seed, CUTS, (unsigned long long)flushes, (unsigned long long)awaited,
            (long long)(workers[0].done + workers[1].done + workers[2].done), (long long)lost);
     KT_CHECK(durability == QL_DURABILITY_ASYNC || lost == 0, "%lld were lost", (long long)lost);
     return 0;
