@@ -187,6 +187,17 @@ static void be_a_bad_host(int other)
     }
 }
 
+/* What a host does to its own descriptors is not to be done to the test's. */
+static void in_child(void (*use)(void))
+{
+    pid_t child = kt_fork();
+    if (child == 0) {
+        use();
+        _exit(0);
+    }
+    kt_wait_success(child);
+}
+
 static void use_beside_bad_host(void)
 {
     struct ql *ql = open_beside(1);
@@ -204,12 +215,7 @@ static void use_beside_bad_host(void)
 static void test_closed_descriptors_are_noticed(void **state)
 {
     (void)state;
-    pid_t child = kt_fork();
-    if (child == 0) {
-        use_beside_bad_host();
-        _exit(0);
-    }
-    kt_wait_success(child);
+    in_child(use_beside_bad_host);
 }
 
 /* A process that had a connection and lost it, and opens the store again. As long as
@@ -241,12 +247,7 @@ static void use_after_loss(void)
 static void test_ledger_of_lost_connection_is_left_alone(void **state)
 {
     (void)state;
-    pid_t child = kt_fork();
-    if (child == 0) {
-        use_after_loss();
-        _exit(0);
-    }
-    kt_wait_success(child);
+    in_child(use_after_loss);
     assert_int_equal(care_in_ledger("alice"), 3);
 }
 
