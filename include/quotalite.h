@@ -68,6 +68,8 @@
  *   store: calls return QL_E_DETACHED within a second, and its leases end. It may
  *   open the store again and charge; but if it had written the ledger it does so no
  *   more: other processes do, or it itself when it was started again.
+ *   A host that reads the ledger with SQLite itself closes that before it forks;
+ *   else the child charges, but leaves the ledger to other processes in the same way.
  *
  * Blocking
  *   Calls wait only for locks (and, where said, for the disk): that of a shard, and
