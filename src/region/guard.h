@@ -15,10 +15,10 @@
  *
  * Giving up is a plain store where nobody waits: a waiter that sets its bit
  * between the look and the store finds, before the kernel lets it sleep, that
- * the word has changed. (Should the store reach memory later than the waiter's
- * system call, the waiter sleeps its nap out: about once in a million calls of
- * two processes that do nothing else. An exchange would prevent it, at 7 ns for
- * every call.)
+ * the word has changed. (Should the store come later than the waiter's system
+ * call, for the unlocker was interrupted there or its store buffered, the waiter
+ * sleeps its nap out: about once in a million calls of two processes that do
+ * nothing else. An exchange would prevent it, at 7 ns for every call.)
  *
  * Changes go through qli_log_store, in this order:
  *   1. undo[n] = (offset, old value)   a death after it: not in the log, nothing changed

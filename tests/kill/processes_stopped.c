@@ -29,15 +29,28 @@ static _Noreturn void charge_for_ever(void)
         kt_charge(ql, 1);
 }
 
+/* Stops itself in the lock, and gives it up when it goes on. One that is stopped from
+ * outside may have just looked for waiters, and owes those that come later no wake. */
+static _Noreturn void stop_inside(void)
+{
+    struct qli_section section;
+    struct ql *ql = kt_open_store();
+    kt_charge(ql, 0);
+    kt_expect(kt_enter(ql, &section), QL_OK, "enter");
+    raise(SIGSTOP);
+    qli_section_leave(&section);
+    for (;;)
+        pause();
+}
+
 /* Stops the victim until it is stopped inside the lock of the only shard. */
-static uint64_t stop_in_lock(pid_t victim, const uint64_t *word)
+static void stop_in_lock(pid_t victim, const uint64_t *word)
 {
     int64_t deadline_ns = kt_now_ns() + 2 * kt_deadline_ns;
     for (;;) {
         kt_stop(victim);
-        uint64_t seen = __atomic_load_n(word, __ATOMIC_ACQUIRE);
-        if (seen != 0)
-            return seen;
+        if (__atomic_load_n(word, __ATOMIC_ACQUIRE) != 0)
+            return;
         KT_CHECK(kt_now_ns() < deadline_ns, "it was never stopped inside the lock");
         kill(victim, SIGCONT);
         sched_yield();
@@ -45,9 +58,11 @@ static uint64_t stop_in_lock(pid_t victim, const uint64_t *word)
 }
 
 /* Nothing is stolen. The calls that gave up have left the waiters bit set. */
-static void check_busy(struct ql *ql, const uint64_t *word, uint64_t holder)
+static void check_busy(struct ql *ql, const uint64_t *word)
 {
     struct ql_lease lease;
+    uint64_t holder = __atomic_load_n(word, __ATOMIC_ACQUIRE);
+    KT_CHECK(holder != 0, "nobody is in the lock");
     for (int i = 0; i < 3; i++) {
         kt_expect(ql_charge(ql, "alice", "bytes", 1000000, NULL), QL_E_BUSY, "charge");
         kt_expect(ql_acquire(ql, "alice", &lease, NULL), QL_E_BUSY, "acquire");
@@ -83,8 +98,9 @@ int kt_process_stopped_holder(void)
     const uint64_t *word = &view.region.guards[1].word;
     pid_t victim = kt_fork();
     if (victim == 0)
-        charge_for_ever();
-    check_busy(ql, word, stop_in_lock(victim, word));
+        stop_inside();
+    kt_await_stop(victim);
+    check_busy(ql, word);
     check_wake(victim, word);
     kt_expect(ql_charge(patient, "bob", "bytes", 1, NULL), QL_OK, "charge");
     kt_kill(victim);
