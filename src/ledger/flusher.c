@@ -162,12 +162,18 @@ enum ql_status qli_flusher_flush_shard(struct qli_flusher *flusher, uint64_t sel
     return flush_patiently(flusher, self, flushed, wait_ms, NULL);
 }
 
+/* Reads the clock last. A time that is still to come is damage: it was long ago. */
+static uint64_t since_ns(const uint64_t *boot_ns)
+{
+    uint64_t then_ns = qli_page_load(boot_ns);
+    return (uint64_t)qli_clock_boot_ns() - then_ns;
+}
+
 void qli_flusher_tick(struct qli_flusher *flusher, uint64_t self, int64_t interval_ns)
 {
     const struct qli_ledger_page *page = flusher->engine->ledger;
-    int64_t since_ns = qli_clock_boot_ns() - (int64_t)qli_page_load(&page->begun_boot_ns);
-    bool due = since_ns >= (qli_page_load(&page->flusher) == self ? interval_ns : 2 * interval_ns);
-    if (!due || !try_enter(flusher))
+    int64_t due_ns = qli_page_load(&page->flusher) == self ? interval_ns : 2 * interval_ns;
+    if (since_ns(&page->begun_boot_ns) < (uint64_t)due_ns || !try_enter(flusher))
         return;
     qli_flush(flusher, self);
     qli_flusher_leave(flusher);
@@ -311,8 +317,7 @@ void qli_flusher_finish(struct qli_flusher *flusher, uint64_t self, int64_t wait
 
 int64_t qli_flusher_lag_ms(const struct qli_flusher *flusher)
 {
-    int64_t done_ns = (int64_t)qli_page_load(&flusher->engine->ledger->done_boot_ns);
-    return (qli_clock_boot_ns() - done_ns) / QLI_NS_PER_MS;
+    return (int64_t)(since_ns(&flusher->engine->ledger->done_boot_ns) / QLI_NS_PER_MS);
 }
 
 void qli_flusher_before_fork(struct qli_flusher *flusher)

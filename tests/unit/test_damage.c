@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "api/handle.h"
+#include "base/clock.h"
 #include "base/siphash.h"
 #include "exercise.h"
 #include "harness.h"
@@ -303,6 +304,34 @@ static void a_list_that_goes_round_ends(void **state)
     expect_end(pid, 0);
 }
 
+/* ---- a flush at an impossible time ------------------------------------------ */
+
+/* It was long ago: the next is due, and the lag is seen. */
+static void a_flush_to_come_is_long_ago(void **state)
+{
+    (void)state;
+    *clock_ns = KT_START_NS;
+    struct ql_options options = exercise_options(clock_ns);
+    options.no_thread = true;
+    struct ql *ql = kt_open(directory, &options);
+    exercise_fill(ql);
+    struct qli_flusher *flusher = &ql->store->flusher;
+    struct qli_ledger_page *page = flusher->engine->ledger;
+    uint64_t self = qli_holder_self(&flusher->engine->region);
+    const uint64_t times[] = {(uint64_t)(qli_clock_boot_ns() + KT_DAY_NS), INT64_MAX,
+                              UINT64_C(1) << 63, UINT64_MAX - (uint64_t)KT_DAY_NS};
+    for (size_t i = 0; i < sizeof times / sizeof times[0]; i++) {
+        uint64_t done = page->done;
+        page->begun_boot_ns = times[i];
+        page->done_boot_ns = times[i];
+        assert_true(qli_flusher_lag_ms(flusher) > KT_DAY_NS / 1000000);
+        qli_flusher_tick(flusher, self, KT_DAY_NS);
+        assert_int_equal(page->done, done + 1);
+        assert_in_range(qli_flusher_lag_ms(flusher), 0, DEADLINE_SECONDS * 1000);
+    }
+    ql_close(ql);
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -312,6 +341,7 @@ int main(void)
         CASE(bits_that_flip_inside_calls),
         CASE(headers_that_lie),
         CASE(a_list_that_goes_round_ends),
+        CASE(a_flush_to_come_is_long_ago),
     };
     clock_ns = kt_shared(sizeof *clock_ns);
     return cmocka_run_group_tests(tests, NULL, NULL);
