@@ -14,14 +14,18 @@
 #include "base/error.h"
 #include "ledger/files.h"
 
-typedef void visit_descriptor(struct qli_ledger *ledger, int part, int fd, struct qli_file_id file);
+/* found is the part's, to be written to. */
+typedef void visit_descriptor(struct qli_ledger_descriptor *found, int fd, struct qli_file_id file);
 
 /* Visits the descriptors of the process that are of the ledger's files. */
-static enum ql_status visit_descriptors(struct qli_ledger *ledger, visit_descriptor *visit)
+static enum ql_status visit_descriptors(struct qli_ledger *ledger, visit_descriptor *visit,
+                                        struct qli_ledger_descriptor found[QLI_LEDGER_PARTS])
 {
     struct qli_file_id files[QLI_LEDGER_PARTS] = {{0}};
-    for (int part = 0; part < QLI_LEDGER_PARTS; part++)
+    for (int part = 0; part < QLI_LEDGER_PARTS; part++) {
         qli_files_identify(ledger, part, &files[part]);
+        found[part] = (struct qli_ledger_descriptor){0};
+    }
     DIR *listing = opendir("/proc/self/fd");
     if (listing == NULL)
         return qli_error(&ledger->error, QL_E_LEDGER, errno,
@@ -35,7 +39,7 @@ static enum ql_status visit_descriptors(struct qli_ledger *ledger, visit_descrip
             continue;
         for (int part = 0; part < QLI_LEDGER_PARTS; part++) {
             if (qli_file_id_equal(files[part], file))
-                visit(ledger, part, fd, file);
+                visit(&found[part], fd, file);
         }
     }
     closedir(listing);
@@ -47,36 +51,33 @@ static enum ql_status visit_descriptors(struct qli_ledger *ledger, visit_descrip
  * sends. */
 #define MARK SIGIO
 
-static void mark(struct qli_ledger *ledger, int part, int fd, struct qli_file_id file)
+static void note(struct qli_ledger_descriptor *found, int fd, struct qli_file_id file)
 {
-    (void)ledger;
-    (void)part;
-    (void)file;
+    *found = (struct qli_ledger_descriptor){found->count + 1, fd, file};
+}
+
+static void mark(struct qli_ledger_descriptor *found, int fd, struct qli_file_id file)
+{
     fcntl(fd, F_SETSIG, MARK);
+    note(found, fd, file);
+}
+
+static void note_unmarked(struct qli_ledger_descriptor *found, int fd, struct qli_file_id file)
+{
+    int signal = fcntl(fd, F_GETSIG);
+    if (signal >= 0 && signal != MARK) /* < 0: it can have no mark (O_PATH), and is not SQLite's */
+        note(found, fd, file);
 }
 
 enum ql_status qli_descriptors_mark(struct qli_ledger *ledger)
 {
-    return visit_descriptors(ledger, mark);
-}
-
-static void note(struct qli_ledger *ledger, int part, int fd, struct qli_file_id file)
-{
-    struct qli_ledger_descriptor *descriptor = &ledger->descriptors[part];
-    *descriptor = (struct qli_ledger_descriptor){descriptor->count + 1, fd, file};
-}
-
-static void note_unmarked(struct qli_ledger *ledger, int part, int fd, struct qli_file_id file)
-{
-    int signal = fcntl(fd, F_GETSIG);
-    if (signal >= 0 && signal != MARK) /* < 0: it can have no mark (O_PATH), and is not SQLite's */
-        note(ledger, part, fd, file);
+    struct qli_ledger_descriptor of_host[QLI_LEDGER_PARTS];
+    return visit_descriptors(ledger, mark, of_host);
 }
 
 enum ql_status qli_descriptors_note(struct qli_ledger *ledger)
 {
-    memset(ledger->descriptors, 0, sizeof ledger->descriptors);
-    enum ql_status status = visit_descriptors(ledger, note_unmarked);
+    enum ql_status status = visit_descriptors(ledger, note_unmarked, ledger->descriptors);
     for (int part = 0; status == QL_OK && part < QLI_LEDGER_PARTS; part++) {
         if (ledger->descriptors[part].count > 1)
             status = QL_E_BUSY;
@@ -87,9 +88,8 @@ enum ql_status qli_descriptors_note(struct qli_ledger *ledger)
 /* By the index: nobody but SQLite has a use for it, and whoever has a lock has it open. */
 bool qli_descriptors_host_is_connected(struct qli_ledger *ledger)
 {
-    memset(ledger->descriptors, 0, sizeof ledger->descriptors);
-    return visit_descriptors(ledger, note) != QL_OK ||
-           ledger->descriptors[QLI_LEDGER_SHM].count > 0;
+    struct qli_ledger_descriptor of_host[QLI_LEDGER_PARTS];
+    return visit_descriptors(ledger, note, of_host) != QL_OK || of_host[QLI_LEDGER_SHM].count > 0;
 }
 
 bool qli_descriptors_are_ours(const struct qli_ledger *ledger)
