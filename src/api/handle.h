@@ -64,7 +64,7 @@ static inline enum ql_status qli_handle_begin(struct ql *ql, int64_t wait_ms, st
 /* Whether a charge is acknowledged only when it is in the ledger. */
 static inline bool qli_handle_is_sync(const struct ql *ql)
 {
-    const struct qli_ledger_page *page = ql->store->engine.ledger;
+    const struct qli_ledger_page *page = ql->store->engine.ledger_page;
     return __atomic_load_n(&page->durability, __ATOMIC_RELAXED) == QL_DURABILITY_SYNC;
 }
 

@@ -242,7 +242,7 @@ static enum ql_status fill_region(void *context, int region_fd,
     if (status == QL_OK && opening->restores)
         status = qli_restore_fill(&opening->restore, &engine, error);
     else if (status == QL_OK)
-        engine.ledger->durability = QL_DURABILITY_NONE;
+        engine.ledger_page->durability = QL_DURABILITY_NONE;
     qli_region_unmap(&engine.region);
     return status;
 }
@@ -339,7 +339,7 @@ static enum ql_status check_durability(const struct qli_store *store,
 
 void qli_store_configure(struct qli_store *store, const struct ql_options *options)
 {
-    struct qli_ledger_page *page = store->engine.ledger;
+    struct qli_ledger_page *page = store->engine.ledger_page;
     if (options->durability != QL_DURABILITY_STORE)
         __atomic_store_n(&page->durability, (uint64_t)options->durability, __ATOMIC_RELAXED);
     if (options->history_days != 0)

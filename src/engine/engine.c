@@ -174,8 +174,8 @@ enum ql_status qli_engine_bind(struct qli_engine *engine, struct ql_error *error
     memcpy(engine->hash_key, header->hash_key, sizeof engine->hash_key);
     memcpy(&engine->epoch, header->uuid, sizeof engine->epoch);
     engine->page = (struct qli_store_page *)(engine->region.base + header->body_offset);
-    engine->ledger = (struct qli_ledger_page *)(engine->region.base + header->body_offset +
-                                                align_line(sizeof(struct qli_store_page)));
+    engine->ledger_page = (struct qli_ledger_page *)(engine->region.base + header->body_offset +
+                                                     align_line(sizeof(struct qli_store_page)));
     return QL_OK;
 }
 

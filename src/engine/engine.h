@@ -50,7 +50,7 @@ struct qli_engine {
     uint64_t hash_key[2];
     uint64_t epoch;
     struct qli_store_page *page;
-    struct qli_ledger_page *ledger;
+    struct qli_ledger_page *ledger_page;
     struct qli_limits *limits;    /* the current ones; atomic */
     pthread_mutex_t limits_mutex; /* publishing them; nothing is waited for under it */
     int closed;                   /* atomic; the region is gone: see qli_section_closed */
@@ -103,7 +103,8 @@ static inline int64_t qli_engine_amount(uint64_t word)
 /* Whether what is charged has to reach a ledger. */
 static inline bool qli_engine_has_ledger(const struct qli_engine *engine)
 {
-    return __atomic_load_n(&engine->ledger->durability, __ATOMIC_RELAXED) >= QL_DURABILITY_ASYNC;
+    return __atomic_load_n(&engine->ledger_page->durability, __ATOMIC_RELAXED) >=
+           QL_DURABILITY_ASYNC;
 }
 
 /* Whether the ledger may know more of that day, or of the day before it, which is

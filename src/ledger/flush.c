@@ -67,7 +67,7 @@ static enum ql_status gather(struct qli_flusher *flusher, const struct qli_call 
 
 static void know_ledger(struct qli_flusher *flusher, const struct qli_ledger_meta *meta)
 {
-    struct qli_ledger_page *page = flusher->engine->ledger;
+    struct qli_ledger_page *page = flusher->engine->ledger_page;
     uint64_t uuid[2];
     memcpy(uuid, meta->ledger, sizeof uuid);
     qli_page_store(&page->next_sequence, (uint64_t)meta->sequence);
@@ -80,7 +80,7 @@ static void know_ledger(struct qli_flusher *flusher, const struct qli_ledger_met
 /* Whoever connects next knows by it which files were the ledger's. */
 static enum ql_status connect(struct qli_flusher *flusher)
 {
-    struct qli_ledger_page *page = flusher->engine->ledger;
+    struct qli_ledger_page *page = flusher->engine->ledger_page;
     const struct qli_ledger_files former = {
         .inode = qli_page_load(&page->inode),
         .wal_inode = qli_page_load(&page->wal_inode),
@@ -105,7 +105,7 @@ static bool has_our_epoch(const struct qli_flusher *flusher, const struct qli_le
 
 bool qli_flush_knows(const struct qli_flusher *flusher, const struct qli_ledger_meta *meta)
 {
-    const struct qli_ledger_page *page = flusher->engine->ledger;
+    const struct qli_ledger_page *page = flusher->engine->ledger_page;
     return has_our_epoch(flusher, meta) &&
            memcmp(meta->ledger, page->uuid, sizeof meta->ledger) == 0 &&
            ((uint64_t)meta->sequence == qli_page_load(&page->sequence) ||
@@ -162,7 +162,7 @@ static uint64_t settings_of(const struct qli_ledger_page *page)
 static enum ql_status put_settings(struct qli_flusher *flusher, const struct qli_limits *limits,
                                    struct qli_ledger_meta *meta)
 {
-    const struct qli_ledger_page *page = flusher->engine->ledger;
+    const struct qli_ledger_page *page = flusher->engine->ledger_page;
     uint64_t settings = settings_of(page);
     meta->durability = (int64_t)(settings & 0xff);
     meta->history_days = (int64_t)(settings >> 8);
@@ -194,7 +194,7 @@ static enum ql_status put_chunk(struct qli_flusher *flusher, const struct qli_li
 static enum ql_status commit(struct qli_flusher *flusher, struct qli_ledger_meta *meta,
                              uint64_t limits_sequence)
 {
-    struct qli_ledger_page *page = flusher->engine->ledger;
+    struct qli_ledger_page *page = flusher->engine->ledger_page;
     meta->sequence++;
     qli_page_store(&page->sequence, (uint64_t)meta->sequence - 1);
     qli_page_store(&page->next_sequence, (uint64_t)meta->sequence);
@@ -229,7 +229,7 @@ static enum ql_status clear_chunk(struct qli_flusher *flusher, const struct qli_
 static enum ql_status look(struct qli_flusher *flusher, const struct qli_call *call)
 {
     struct qli_ledger_meta meta;
-    if (qli_ledger_is_there(&flusher->ledger, qli_page_load(&flusher->engine->ledger->inode)))
+    if (qli_ledger_is_there(&flusher->ledger, qli_page_load(&flusher->engine->ledger_page->inode)))
         return QL_OK;
     enum ql_status status = begin(flusher, call, &meta);
     qli_ledger_rollback(&flusher->ledger);
@@ -247,8 +247,9 @@ static enum ql_status write_chunk(struct qli_flusher *flusher, struct qli_call *
     if (status != QL_OK)
         return status;
     const struct qli_limits *limits = qli_limits_current(engine);
-    bool nothing_new = limits->sequence == qli_page_load(&engine->ledger->limits_written) &&
-                       settings_of(engine->ledger) == qli_page_load(&engine->ledger->settings);
+    bool nothing_new =
+        limits->sequence == qli_page_load(&engine->ledger_page->limits_written) &&
+        settings_of(engine->ledger_page) == qli_page_load(&engine->ledger_page->settings);
     if (flusher->chunk_count == 0 && nothing_new)
         return look(flusher, call);
     status = begin(flusher, call, &meta);
@@ -309,8 +310,8 @@ static enum ql_status prune(struct qli_flusher *flusher, const struct qli_call *
     struct qli_ledger_meta meta;
     int removed = 0;
     uint64_t day = qli_page_load(&engine->page->day);
-    uint64_t keep = qli_page_load(&engine->ledger->history_days);
-    if (keep == 0 || day <= keep || qli_page_load(&engine->ledger->pruned_day) == day)
+    uint64_t keep = qli_page_load(&engine->ledger_page->history_days);
+    if (keep == 0 || day <= keep || qli_page_load(&engine->ledger_page->pruned_day) == day)
         return QL_OK;
     bool worked = false;
     enum ql_status status = begin(flusher, call, &meta);
@@ -319,9 +320,9 @@ static enum ql_status prune(struct qli_flusher *flusher, const struct qli_call *
     if (status == QL_OK && worked)
         status = qli_ledger_prune(&flusher->ledger, (int64_t)(day - keep), &removed);
     if (status == QL_OK)
-        status = commit(flusher, &meta, qli_page_load(&engine->ledger->limits_written));
+        status = commit(flusher, &meta, qli_page_load(&engine->ledger_page->limits_written));
     if (status == QL_OK && removed == 0)
-        qli_page_store(&engine->ledger->pruned_day, day);
+        qli_page_store(&engine->ledger_page->pruned_day, day);
     if (status != QL_OK)
         qli_ledger_rollback(&flusher->ledger);
     return status;
@@ -334,7 +335,7 @@ static void wake_waiters(struct qli_ledger_page *page)
 
 static enum ql_status flush_once(struct qli_flusher *flusher, struct qli_call *call)
 {
-    struct qli_ledger_page *page = flusher->engine->ledger;
+    struct qli_ledger_page *page = flusher->engine->ledger_page;
     struct progress progress = {.number = qli_page_load(&page->begun) + 1};
     uint64_t began_ns = (uint64_t)qli_clock_boot_ns();
     qli_page_store(&page->begun_boot_ns, began_ns);

@@ -137,7 +137,7 @@ static enum ql_status flush_patiently(struct qli_flusher *flusher, uint64_t self
                                       const uint64_t *flushed, int64_t wait_ms,
                                       struct ql_error *error)
 {
-    uint64_t needed = qli_page_load(&flusher->engine->ledger->begun) + 1;
+    uint64_t needed = qli_page_load(&flusher->engine->ledger_page->begun) + 1;
     int64_t deadline_ns = qli_clock_boot_ns() + wait_ms * QLI_NS_PER_MS;
     enum ql_status status;
     do {
@@ -171,7 +171,7 @@ static uint64_t since_ns(const uint64_t *boot_ns)
 
 void qli_flusher_tick(struct qli_flusher *flusher, uint64_t self, int64_t interval_ns)
 {
-    const struct qli_ledger_page *page = flusher->engine->ledger;
+    const struct qli_ledger_page *page = flusher->engine->ledger_page;
     int64_t due_ns = qli_page_load(&page->flusher) == self ? interval_ns : 2 * interval_ns;
     if (since_ns(&page->begun_boot_ns) < (uint64_t)due_ns || !try_enter(flusher))
         return;
@@ -188,7 +188,7 @@ static void nap_until_done(struct qli_ledger_page *page, uint32_t seen, int64_t 
 enum ql_status qli_flusher_await(struct qli_flusher *flusher, uint64_t self, uint64_t shard,
                                  int64_t wait_ms)
 {
-    struct qli_ledger_page *page = flusher->engine->ledger;
+    struct qli_ledger_page *page = flusher->engine->ledger_page;
     const uint64_t *flushed = &qli_engine_shard(flusher->engine, shard)->flushed;
     uint64_t needed = qli_page_load(&page->begun) + 1;
     int64_t deadline_ns = qli_clock_boot_ns() + wait_ms * QLI_NS_PER_MS;
@@ -240,7 +240,7 @@ enum ql_status qli_flusher_lend(struct qli_flusher *flusher, uint64_t self, uint
                                 int64_t wait_ms, struct ql_error *error)
 {
     const uint64_t *flushed = &qli_engine_shard(flusher->engine, shard)->flushed;
-    uint64_t needed = qli_page_load(&flusher->engine->ledger->begun) + 1;
+    uint64_t needed = qli_page_load(&flusher->engine->ledger_page->begun) + 1;
     int64_t deadline_ns = qli_clock_boot_ns() + wait_ms * QLI_NS_PER_MS;
     enum ql_status status;
     do {
@@ -317,7 +317,7 @@ void qli_flusher_finish(struct qli_flusher *flusher, uint64_t self, int64_t wait
 
 int64_t qli_flusher_lag_ms(const struct qli_flusher *flusher)
 {
-    return (int64_t)(since_ns(&flusher->engine->ledger->done_boot_ns) / QLI_NS_PER_MS);
+    return (int64_t)(since_ns(&flusher->engine->ledger_page->done_boot_ns) / QLI_NS_PER_MS);
 }
 
 void qli_flusher_before_fork(struct qli_flusher *flusher)

@@ -164,7 +164,7 @@ static enum ql_status fill(struct qli_restore *restore, const struct qli_call *c
 static void know_ledger(const struct qli_restore *restore, const struct qli_ledger_meta *meta,
                         struct qli_engine *engine)
 {
-    struct qli_ledger_page *page = engine->ledger;
+    struct qli_ledger_page *page = engine->ledger_page;
     memcpy(page->uuid, meta->ledger, sizeof page->uuid);
     page->sequence = (uint64_t)meta->sequence;
     page->next_sequence = (uint64_t)meta->sequence;

@@ -226,7 +226,7 @@ static void run_round(struct supervisor *s, int kills)
 
 static int report(const struct supervisor *s, double seconds)
 {
-    const struct qli_ledger_page *page = s->ql->store->engine.ledger;
+    const struct qli_ledger_page *page = s->ql->store->engine.ledger_page;
     for (int w = 0; w < KT_WORKERS; w++)
         printf("worker %d: %lld charges\n", w, (long long)kt_page->workers[w].charges);
     printf(

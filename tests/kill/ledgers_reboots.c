@@ -38,7 +38,7 @@ static _Noreturn void work(enum ql_durability durability, int number)
     char name[32];
     struct worker *worker = &workers[number];
     struct ql *ql = kt_open_flushing(durability);
-    const struct qli_ledger_page *page = ql->store->engine.ledger;
+    const struct qli_ledger_page *page = ql->store->engine.ledger_page;
     uint64_t first = __atomic_load_n(&page->begun, __ATOMIC_ACQUIRE);
     name_of(number, name);
     for (;;) {
@@ -65,7 +65,7 @@ static int64_t largest(const struct worker *worker, uint64_t flushes)
 static uint64_t expect_of(enum ql_durability durability, int64_t least[WORKERS])
 {
     struct kt_view view = kt_view_open(kt_directory);
-    uint64_t flushes = kt_view_engine(&view).ledger->done;
+    uint64_t flushes = kt_view_engine(&view).ledger_page->done;
     kt_view_close(&view);
     for (int w = 0; w < WORKERS; w++)
         least[w] =

@@ -146,7 +146,7 @@ int kt_ledger_stopped_sync(void)
 static _Noreturn void hold_shard(struct ql *ql, uint64_t flushes)
 {
     struct qli_section section;
-    const struct qli_ledger_page *page = ql->store->engine.ledger;
+    const struct qli_ledger_page *page = ql->store->engine.ledger_page;
     kt_charge(ql, 1);
     kt_expect(kt_enter(ql, &section), QL_OK, "enter");
     flushes += __atomic_load_n(&page->begun, __ATOMIC_ACQUIRE);

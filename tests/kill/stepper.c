@@ -435,8 +435,8 @@ static void patch_region(const char *directory, ino_t from, ino_t to)
 {
     struct kt_view view = kt_view_open(directory);
     struct qli_engine engine = {.region = view.region};
-    if (qli_engine_bind(&engine, NULL) == QL_OK && engine.ledger->inode == from)
-        engine.ledger->inode = to;
+    if (qli_engine_bind(&engine, NULL) == QL_OK && engine.ledger_page->inode == from)
+        engine.ledger_page->inode = to;
     kt_view_close(&view);
 }
 

@@ -23,7 +23,7 @@ static void open_scene(const struct ql_limit *limits, size_t count, uint32_t sub
     scene.ql = fixture_open(&scene.fixture, "memory:", options, limits, count);
     scene.engine = &scene.ql->store->engine;
     assert_int_equal(used_bytes(scene.ql, "nobody"), 0); /* the first call reads the limits */
-    scene.engine->ledger->durability = QL_DURABILITY_ASYNC;
+    scene.engine->ledger_page->durability = QL_DURABILITY_ASYNC;
     scene.engine->page->ask_until = 0;
     scene.call = (struct qli_call){
         .engine = scene.engine,

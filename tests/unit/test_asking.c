@@ -156,7 +156,7 @@ static void a_call_that_is_ahead_opens_no_day_that_was_left(void **state)
 static void without_a_ledger_nobody_asks(void **state)
 {
     (void)state;
-    scene.engine->ledger->durability = QL_DURABILITY_NONE;
+    scene.engine->ledger_page->durability = QL_DURABILITY_NONE;
     charged("alice", BYTES, 7);
     scene.engine->page->day = TODAY - 1;
     scene.call.day = TODAY - 1;

@@ -149,7 +149,8 @@ static void assert_day(struct ql *ql, int64_t day, bool asked)
 
 static void pretend_ledger(struct ql *ql)
 {
-    __atomic_store_n(&ql->store->engine.ledger->durability, QL_DURABILITY_ASYNC, __ATOMIC_RELAXED);
+    __atomic_store_n(&ql->store->engine.ledger_page->durability, QL_DURABILITY_ASYNC,
+                     __ATOMIC_RELAXED);
 }
 
 static void midnight_is_one_reset(void **state)

@@ -165,7 +165,7 @@ static void *read_history(void *context)
 /* Until somebody has flushed so often, or it is over. */
 static void await_flushes(uint64_t flushes, const _Atomic bool *over)
 {
-    const uint64_t *begun = &ql->store->engine.ledger->begun;
+    const uint64_t *begun = &ql->store->engine.ledger_page->begun;
     flushes += __atomic_load_n(begun, __ATOMIC_ACQUIRE);
     while (__atomic_load_n(begun, __ATOMIC_ACQUIRE) < flushes && !*over)
         sched_yield();
@@ -273,7 +273,7 @@ static void a_verify_waits_for_the_turn_of_its_reader_too(void **state)
     pthread_t thread;
     struct verifying verifying = {.ql = open_hasty()};
     struct qli_flusher *flusher = &ql->store->flusher;
-    const uint64_t *begun = &ql->store->engine.ledger->begun;
+    const uint64_t *begun = &ql->store->engine.ledger_page->begun;
     uint64_t flushes = __atomic_load_n(begun, __ATOMIC_ACQUIRE);
     pthread_mutex_lock(&flusher->reader_mutex);
     assert_int_equal(pthread_create(&thread, NULL, verify, &verifying), 0);

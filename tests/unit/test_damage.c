@@ -316,7 +316,7 @@ static void a_flush_to_come_is_long_ago(void **state)
     struct ql *ql = kt_open(directory, &options);
     exercise_fill(ql);
     struct qli_flusher *flusher = &ql->store->flusher;
-    struct qli_ledger_page *page = flusher->engine->ledger;
+    struct qli_ledger_page *page = flusher->engine->ledger_page;
     uint64_t self = qli_holder_self(&flusher->engine->region);
     const uint64_t times[] = {(uint64_t)(qli_clock_boot_ns() + KT_DAY_NS), INT64_MAX,
                               UINT64_C(1) << 63, UINT64_MAX - (uint64_t)KT_DAY_NS};

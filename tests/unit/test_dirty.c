@@ -41,7 +41,7 @@ static void a_settle_makes_its_windows_dirty(void **state)
 static void a_store_without_a_ledger_marks_too(void **state)
 {
     (void)state;
-    scene.engine->ledger->durability = QL_DURABILITY_NONE;
+    scene.engine->ledger_page->durability = QL_DURABILITY_NONE;
     charged("alice", BYTES, 7);
     expect_dirty("alice", BYTES, TODAY, 7);
 }
@@ -300,7 +300,7 @@ static void a_dirty_window_waits_behind_an_empty_one(void **state)
 static void without_a_ledger_nothing_waits(void **state)
 {
     (void)state;
-    scene.engine->ledger->durability = QL_DURABILITY_NONE;
+    scene.engine->ledger_page->durability = QL_DURABILITY_NONE;
     fill_both_windows();
     go_to(TODAY + 2);
     charged("alice", BYTES, 1);
@@ -314,7 +314,7 @@ static void a_dirty_window_that_is_dropped_leaves_no_bit(void **state)
 {
     (void)state;
     struct qli_dirty_subject found[8];
-    scene.engine->ledger->durability = QL_DURABILITY_NONE;
+    scene.engine->ledger_page->durability = QL_DURABILITY_NONE;
     fill_both_windows();
     assert_int_equal(copy_all(found), 1);
     found[0].totals[0] = found[0].totals[--found[0].count]; /* today's */
@@ -344,7 +344,7 @@ static void a_dirty_subject_is_not_evicted(void **state)
 static void without_a_ledger_a_dirty_subject_is_evicted(void **state)
 {
     (void)state;
-    scene.engine->ledger->durability = QL_DURABILITY_NONE;
+    scene.engine->ledger_page->durability = QL_DURABILITY_NONE;
     charged("alice", BYTES, 7);
     charged("bob", BYTES, 5);
     go_to(TODAY + 1);

@@ -78,7 +78,7 @@ static int64_t written(int64_t amount)
 /* Whether the last flush said of the shard that it is written. */
 static bool is_flushed(uint64_t shard)
 {
-    return qli_engine_shard(engine, shard)->flushed == engine->ledger->begun;
+    return qli_engine_shard(engine, shard)->flushed == engine->ledger_page->begun;
 }
 
 static void expect_all_flushed(int64_t amount)
