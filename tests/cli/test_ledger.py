@@ -26,13 +26,6 @@ def start_of(day):
     return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
 
 
-@pytest.fixture(autouse=True)
-def away_from_midnight():
-    """A day that ends inside a test would be another answer."""
-    if (left := DAY - time.time() % DAY) < 60:
-        time.sleep(left)
-
-
 @pytest.fixture
 def slow(tmp_path):
     """A program that flushes only when it is asked to, or ends."""
