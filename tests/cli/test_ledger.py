@@ -4,9 +4,9 @@
 import contextlib
 import json
 import os
+import resource
 import shutil
 import sqlite3
-import time
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -215,15 +215,22 @@ def test_a_store_without_a_ledger_knows_today(ask, run, tmp_path):
     program.stop()
 
 
+def seconds_of_children():
+    """Of processors; children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_a_window_far_away_is_soon_found(ask, slow):
-    """Days without a row cost nothing, however many there are between two that have."""
+    """Days without a row cost nothing, however many there are between two that have.
+    What a processor did counts, not how long others kept it from that."""
     assert slow.ask("flush")[0] == "QL_OK"
     for start in (0, -5 * DAY, 2**62):
         change(slow, "INSERT INTO totals VALUES ('day', ?, 'alice', 'bytes', 5)", start)
     slow.charge("alice", "bytes", 2)
-    began = time.monotonic()
+    before = seconds_of_children()
     assert history(ask, "alice") == [(0, "bytes", 5), (start_of(today()), "bytes", 2)]
-    assert time.monotonic() - began < 2
+    assert seconds_of_children() - before < 2
 
 
 # ---- backup ----------------------------------------------------------------
