@@ -27,8 +27,12 @@ static void the_day_survives_closing(void **state)
     (void)state;
     struct ql *ql;
     struct ql_usage usage;
+    struct ql_options options = small_options();
     struct ql_options adopt = QL_OPTIONS_INIT;
-    make_store(path_of("store"));
+    options.clock = adopt.clock = noon;
+    assert_int_equal(open_at(path_of("store"), options, &ql), QL_OK);
+    assert_int_equal(ql_charge(ql, "alice", "bytes", 41, NULL), QL_OK);
+    ql_close(ql);
     assert_int_equal(open_at(path_of("store"), adopt, &ql), QL_OK);
     assert_int_equal(ql_usage(ql, "alice", &usage), QL_OK);
     assert_int_equal(usage.meters[0].total, 41);
