@@ -70,9 +70,11 @@ static void open_and_stay(int number)
     kt_charge(ql, 1);
     kt_flags[THERE]++;
     kt_await(&kt_flags[COMPARE], 1);
-    KT_CHECK(kt_total(ql) >= kt_flags[THERE] && kt_total(ql) <= kt_flags[STARTED],
-             "%lld of %lld to %lld: two regions", (long long)kt_total(ql),
-             (long long)kt_flags[THERE], (long long)kt_flags[STARTED]);
+    int64_t there = kt_flags[THERE]; /* read first: another one may charge just now */
+    int64_t total = kt_total(ql);
+    int64_t started = kt_flags[STARTED];
+    KT_CHECK(total >= there && total <= started, "%lld of %lld to %lld: two regions",
+             (long long)total, (long long)there, (long long)started);
     ql_close(ql);
 }
 
