@@ -26,6 +26,7 @@ struct worker {
 };
 
 static struct worker *workers;
+static bool share_clock; /* the first one's: no two of them ever disagree */
 static _Atomic int *finish;
 
 static int64_t store_day(const struct ql *ql)
@@ -56,8 +57,8 @@ static _Noreturn void work(int number)
 {
     char name[32];
     struct worker *worker = &workers[number];
-    struct ql_options options =
-        kt_ledger_options(&worker->clock_ns, QL_DURABILITY_ASYNC, KT_LONG_MS);
+    struct ql_options options = kt_ledger_options(&workers[share_clock ? 0 : number].clock_ns,
+                                                  QL_DURABILITY_ASYNC, KT_LONG_MS);
     options.no_thread = number % 2 == 0;
     options.flush_interval_ms = 1;
     struct ql *ql = kt_open(kt_directory, &options);
@@ -188,6 +189,7 @@ int kt_ledger_stepped_back(void)
     pid_t pids[WORKERS];
     int64_t day = 0;
     uint64_t random = 1;
+    share_clock = true;
     begin(pids, no_skews, KT_START_NS);
     for (int i = 0; i < STEPS; i++) {
         int64_t next = (int64_t)(kt_random(&random) % 6) - 2;
