@@ -46,6 +46,9 @@ def make_tracker() -> Iterator[Callable[..., QuotaTracker]]:
         options.setdefault("max_concurrent_per_user", 2)
         options.setdefault("max_daily_bytes_per_user", 1000)
         options.setdefault("max_subjects", 1024)
+        # Who has a lock may be without a processor for long, where many want it.
+        options.setdefault("admit_wait_seconds", DEADLINE_SECONDS)
+        options.setdefault("charge_wait_seconds", DEADLINE_SECONDS)
         made.append(QuotaTracker(**options))
         return made[-1]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Clock, eventually, threads
+from conftest import DEADLINE_SECONDS, Clock, eventually, threads
 
 import quotalite
 from quotalite import HistoryEntry, Limit, QuotaTracker, Store
@@ -275,6 +275,7 @@ def test_a_charge_that_is_not_durable_is_made_once(
         store=store_path,
         max_subjects=64,
         durability="sync",
+        admit_wait_seconds=DEADLINE_SECONDS,  # for the thread, which may be in the ledger too
         charge_wait_seconds=0.05,
     )
     store = tracker.store
