@@ -4,6 +4,7 @@ and processes that are ended by their ids."""
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 
+import quotalite
 from quotalite import QuotaTracker
 
 #: How long a wait for an event may take before a test gives up.
@@ -60,6 +62,13 @@ def make_tracker() -> Iterator[Callable[..., QuotaTracker]]:
 @pytest.fixture
 def tracker(make_tracker: Callable[..., QuotaTracker]) -> QuotaTracker:
     return make_tracker()
+
+
+@pytest.fixture
+def one_line_for_each_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None was written before, and the while after which there is another never ends."""
+    monkeypatch.setattr(quotalite._support, "_last_logged", {})
+    monkeypatch.setattr(quotalite._support, "_LOG_INTERVAL_SECONDS", math.inf)
 
 
 @pytest.fixture

@@ -207,6 +207,5 @@ def test_a_charge_that_is_not_durable_is_one_line_in_a_while(
 
 
 @pytest.fixture
-def report() -> Callable[[str, int], None]:
-    _support._last_logged.clear()
+def report(one_line_for_each_status: None) -> Callable[[str, int], None]:
     return _support.report_not_durable

@@ -16,9 +16,8 @@ Make = Callable[..., QuotaTracker]
 
 
 @pytest.fixture
-def full(make_tracker: Make) -> QuotaTracker:
+def full(make_tracker: Make, one_line_for_each_status: None) -> QuotaTracker:
     """There is room for one subject, and as long as it holds a slot it stays."""
-    quotalite._support._last_logged.clear()
     return make_tracker(max_subjects=1)
 
 
