@@ -42,6 +42,13 @@ class Clock:
         self.word[0] = seconds
 
 
+def let_a_millisecond_end() -> None:
+    """Whatever lease was taken for one before is over."""
+    over = time.clock_gettime(time.CLOCK_BOOTTIME) + 0.002
+    while time.clock_gettime(time.CLOCK_BOOTTIME) < over:
+        time.sleep(0.001)
+
+
 class Tasks:
     """What a worker can do; each function gives the value of its answer."""
 
@@ -84,9 +91,7 @@ class Tasks:
         ends = {"aged": {"max_age_ms": 1}, "brief": {"ttl_ms": 1}}
         text = self.keep(self.store.admit(subject, **(options | ends)[kind]))
         if kind in ends:
-            over = time.clock_gettime(time.CLOCK_BOOTTIME) + 0.002
-            while time.clock_gettime(time.CLOCK_BOOTTIME) < over:
-                time.sleep(0.001)
+            let_a_millisecond_end()
         return text
 
     def keep(self, lease: Lease) -> str:

@@ -25,7 +25,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from model_worker import Answer, Clock, Task, Tasks, Worker
+from model_worker import Answer, Clock, Task, Tasks, Worker, let_a_millisecond_end
 from quota_model import DAY, DEAD, DONE, ENDED, MAX, UNKNOWN, Key, World
 
 from quotalite import Limit
@@ -317,6 +317,8 @@ class StoreMachine(RuleBasedStateMachine):
         if microseconds:
             time.sleep(microseconds / 1e6)
         answer = worker.kill()
+        if task[0] == "admit":
+            let_a_millisecond_end()
         self.counts["kills in calls"] += 1
         process.worker, process.open = None, False
         worlds = list(self.after(self.worlds, process, meant, answer or UNKNOWN))
