@@ -59,7 +59,12 @@ def leave() -> threading.Event:
 @pytest.fixture
 def client(tracker: QuotaTracker, leave: threading.Event) -> Iterator[httpx.Client]:
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(build_app(tracker, leave), log_level="critical")
+    config = uvicorn.Config(
+        build_app(tracker, leave),
+        log_level="critical",
+        # A connection that the client uses again must not be closed just then.
+        timeout_keep_alive=int(DEADLINE_SECONDS),
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
