@@ -380,7 +380,10 @@ def test_a_text_that_says_what_to_do_gets_no_second_advice(store_path: str) -> N
 def test_the_stubs_serve_a_strict_type_checker(tmp_path: Path) -> None:
     sample = tmp_path / "sample.py"
     sample.write_text(SAMPLE)
-    for command in (["mypy", "--strict", str(sample)], ["mypy.stubtest", "quotalite"]):
+    for command in (
+        ["mypy", "--config-file=", "--strict", str(sample)],
+        ["mypy.stubtest", "quotalite"],
+    ):
         run = subprocess.run(
             [sys.executable, "-m", *command], cwd=tmp_path, capture_output=True, text=True
         )
