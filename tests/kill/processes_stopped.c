@@ -4,6 +4,7 @@
  * and nobody waits for it longer than its own deadline.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
@@ -72,6 +73,24 @@ static void check_busy(struct ql *ql, const uint64_t *word)
     }
 }
 
+static void await_sleep(pid_t pid)
+{
+    char path[32];
+    char text[256];
+    const char *state;
+    int64_t deadline_ns = kt_now_ns() + kt_deadline_ns;
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    do {
+        KT_CHECK(kt_now_ns() < deadline_ns, "it does not sleep");
+        sched_yield();
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        ssize_t length = read(fd, text, sizeof text - 1);
+        close(fd);
+        text[length > 0 ? length : 0] = '\0';
+        state = strrchr(text, ')');
+    } while (state == NULL || strncmp(state, ") S", 3) != 0);
+}
+
 /* Sleeps as a waiter does, but for longer: only whoever gives the lock up ends
  * it. The victim is let go once we sleep. */
 static void check_wake(pid_t victim, const uint64_t *word)
@@ -81,8 +100,7 @@ static void check_wake(pid_t victim, const uint64_t *word)
     KT_CHECK(seen & QLI_WORD_WAITERS, "nobody waits");
     pid_t helper = kt_fork();
     if (helper == 0) {
-        struct timespec nap = {.tv_nsec = 20000000};
-        nanosleep(&nap, NULL);
+        await_sleep(getppid());
         _exit(kill(victim, SIGCONT));
     }
     long result = syscall(SYS_futex, word, FUTEX_WAIT, seen, &long_ns, NULL, 0);
@@ -156,6 +174,7 @@ static pid_t start_lease_holder(struct ql *ql, const char *subject)
 static pid_t hold_guard(struct ql *ql, int guard)
 {
     struct kt_view view = kt_view_open(kt_directory);
+    kt_flags[0] = 0;
     pid_t pid = kt_fork();
     if (pid == 0) {
         kt_charge(ql, 0);
@@ -411,7 +430,7 @@ int kt_process_host_told(void)
     kt_kill(holder);
     KT_CHECK(ql_limits(ql, limits, &count) == QL_OK, "limits");
     KT_CHECK(ql_acquire(ql, "alice", &lease, NULL) == QL_OK, "acquire");
-    kt_flags[0] = kt_flags[5] = kt_flags[6] = 0;
+    kt_flags[5] = kt_flags[6] = 0;
     holder = hold_guard(ql, 1);
     call_all(ql, lease);
     kt_kill(holder);
