@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import Service
+from conftest import DEADLINE_SECONDS, Service
 from scan_service.catalogue import Priced
 from scan_service.running import admitted
 
@@ -80,7 +80,7 @@ def tracker(tmp_path: Path) -> Iterator[QuotaTracker]:
         max_subjects=64,
         durability="sync",
         flush_interval_seconds=86_400,
-        charge_wait_seconds=10,
+        charge_wait_seconds=DEADLINE_SECONDS,
     )
     yield made
     made.close()
