@@ -177,7 +177,9 @@ class Service:
     def marks(self, user: str) -> list[Mark]:
         if not self._trace.exists():
             return []
-        lines = (line.split() for line in self._trace.read_text().splitlines())
+        # The last line may be half written.
+        whole, _, _ = self._trace.read_text().rpartition("\n")
+        lines = (line.split() for line in whole.splitlines())
         marks = [Mark(e, int(pid), name, int(price), int(ns)) for e, pid, name, price, ns in lines]
         return [mark for mark in marks if mark.user == user]
 

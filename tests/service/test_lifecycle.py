@@ -128,7 +128,12 @@ def test_only_workers_open_the_store(own_service: Start) -> None:
         return False
 
     def threads(pid: int) -> list[str]:
-        return [(task / "comm").read_text().strip() for task in Path(f"/proc/{pid}/task").iterdir()]
+        names = []
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            # It may have ended meanwhile.
+            with contextlib.suppress(OSError):
+                names.append((task / "comm").read_text().strip())
+        return names
 
     eventually(lambda: len(service.processes()) == 3)
     workers = service.processes() - {service.supervisor}
