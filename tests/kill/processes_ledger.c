@@ -15,7 +15,7 @@
 
 #include "processes.h"
 
-#define CHILD_SECONDS 10 /* for what takes milliseconds */
+#define CHILD_SECONDS 60 /* for what takes milliseconds */
 
 static struct ql_options options_of(enum ql_durability durability, bool has_thread)
 {

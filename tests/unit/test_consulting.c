@@ -18,7 +18,7 @@
 
 #define ROOM 4096 /* several shards */
 #define ADMIT_WAIT_MS 20000
-#define CHARGE_WAIT_MS 1000
+#define CHARGE_WAIT_MS 20000
 #define SHORT_MS 50
 
 static struct ql *ql;
