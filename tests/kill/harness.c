@@ -105,6 +105,12 @@ struct ql *kt_open(const char *path, const struct ql_options *options)
     return ql;
 }
 
+int64_t kt_noon(void *context)
+{
+    (void)context;
+    return KT_START_NS;
+}
+
 uint64_t kt_random(uint64_t *state)
 {
     uint64_t z = (*state += UINT64_C(0x9e3779b97f4a7c15));

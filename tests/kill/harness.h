@@ -49,6 +49,9 @@ struct ql_options kt_options(int64_t *clock_ns, int64_t slots, uint32_t room);
 
 struct ql *kt_open(const char *path, const struct ql_options *options);
 
+/* A clock that stands still at KT_START_NS. */
+int64_t kt_noon(void *context);
+
 uint64_t kt_random(uint64_t *state);
 int64_t kt_now_ns(void);
 

@@ -39,12 +39,6 @@ struct ql_options small_options(void)
     return options;
 }
 
-int64_t noon(void *context)
-{
-    (void)context;
-    return INT64_C(1700000000000000000);
-}
-
 enum ql_status open_at(const char *path, struct ql_options options, struct ql **ql)
 {
     struct ql_error error;
@@ -55,10 +49,10 @@ enum ql_status open_at(const char *path, struct ql_options options, struct ql **
     return status;
 }
 
-void make_store(const char *path)
+void make_store(const char *path, struct ql_options options)
 {
     struct ql *ql;
-    assert_int_equal(open_at(path, small_options(), &ql), QL_OK);
+    assert_int_equal(open_at(path, options, &ql), QL_OK);
     assert_int_equal(ql_charge(ql, "alice", "bytes", 41, NULL), QL_OK);
     ql_close(ql);
 }

@@ -27,14 +27,11 @@ const char *path_of(const char *name);
 /* Both limits, room for 16 subjects and 4 holders, the system's clock. */
 struct ql_options small_options(void);
 
-/* A clock that stands still. */
-int64_t noon(void *context);
-
 /* ql_open, whose answers have to agree. */
 enum ql_status open_at(const char *path, struct ql_options options, struct ql **ql);
 
 /* A store in which alice has used 41 bytes. */
-void make_store(const char *path);
+void make_store(const char *path, struct ql_options options);
 
 #define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 

@@ -58,7 +58,7 @@ static int64_t noon_after_a_fork(void *context)
     if (clock_forks)
         clock_child = fork();
     clock_forks = false;
-    return noon(context);
+    return kt_noon(context);
 }
 
 /* A clock may fork too, and return in the child: what the call then takes is

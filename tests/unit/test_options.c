@@ -144,8 +144,8 @@ static void a_store_has_one_kind_of_clock(void **state)
     (void)state;
     struct ql *ql;
     struct ql_options options = small_options();
-    make_store(path_of("store"));
-    options.clock = noon;
+    make_store(path_of("store"), small_options());
+    options.clock = kt_noon;
     assert_int_equal(open_at(path_of("store"), options, &ql), QL_E_CLOCK);
 }
 
@@ -158,14 +158,14 @@ static void a_store_of_another_clock_can_be_verified(void **state)
         struct ql *other;
         const char *name = injected != 0 ? "injected" : "system";
         struct ql_options options = small_options();
-        options.clock = injected != 0 ? noon : NULL;
+        options.clock = injected != 0 ? kt_noon : NULL;
         for (int open = 0; open < 2; open++) {
             assert_int_equal(open_at(path_of(name), options, &ql), QL_OK);
             assert_int_equal(ql_charge(ql, "alice", "bytes", 1, NULL), QL_OK);
             if (open == 0)
                 ql_close(ql);
             struct ql_options tool = small_options();
-            tool.clock = injected != 0 ? NULL : noon;
+            tool.clock = injected != 0 ? NULL : kt_noon;
             tool.any_clock = true;
             assert_int_equal(open_at(path_of(name), tool, &other), QL_OK);
             assert_int_equal(ql_verify(other, NULL, NULL), QL_OK);
@@ -187,7 +187,7 @@ static void another_clock_is_refused_beside_an_open_handle(void **state)
     struct ql *other;
     struct ql_options options = small_options();
     assert_int_equal(open_at(path_of("store"), options, &ql), QL_OK);
-    options.clock = noon;
+    options.clock = kt_noon;
     assert_int_equal(open_at(path_of("store"), options, &other), QL_E_CLOCK);
     options.clock = NULL;
     assert_int_equal(open_at(path_of("store"), options, &other), QL_OK);

@@ -59,13 +59,6 @@ static int tear_down(void **state)
     return 0;
 }
 
-/* No midnight comes between a charge and a look at it. */
-static int64_t noon(void *context)
-{
-    (void)context;
-    return INT64_C(1700000000000000000);
-}
-
 static struct ql_options options_with(const char *region_directory)
 {
     struct ql_options options = QL_OPTIONS_INIT;
@@ -74,7 +67,7 @@ static struct ql_options options_with(const char *region_directory)
     options.max_subjects = 16;
     options.max_holders = 4;
     options.region_directory = region_directory;
-    options.clock = noon;
+    options.clock = kt_noon;                 /* so no midnight comes between a charge and a look */
     options.durability = QL_DURABILITY_NONE; /* a removed region forgets what was counted */
     return options;
 }
@@ -308,7 +301,7 @@ static void a_store_that_must_exist_and_does(void **state)
     char path[2 * PATH];
     struct ql_options options = QL_OPTIONS_INIT;
     options.must_exist = true;
-    options.clock = noon;
+    options.clock = kt_noon;
     make(store, regions);
     assert_int_equal(ql_open(store, &options, &ql, &error), QL_OK);
     ql_close(ql);

@@ -29,10 +29,8 @@ static void the_day_survives_closing(void **state)
     struct ql_usage usage;
     struct ql_options options = small_options();
     struct ql_options adopt = QL_OPTIONS_INIT;
-    options.clock = adopt.clock = noon;
-    assert_int_equal(open_at(path_of("store"), options, &ql), QL_OK);
-    assert_int_equal(ql_charge(ql, "alice", "bytes", 41, NULL), QL_OK);
-    ql_close(ql);
+    options.clock = adopt.clock = kt_noon;
+    make_store(path_of("store"), options);
     assert_int_equal(open_at(path_of("store"), adopt, &ql), QL_OK);
     assert_int_equal(ql_usage(ql, "alice", &usage), QL_OK);
     assert_int_equal(usage.meters[0].total, 41);
@@ -116,7 +114,7 @@ static void flipped_bits_are_found(void **state)
     static const off_t sizes[] = {sizeof(struct qli_lock_record),
                                   offsetof(struct qli_region_header, corrupt)};
     for (size_t f = 0; f < 2; f++) {
-        make_store(path_of("store"));
+        make_store(path_of("store"), small_options());
         int fd = open(path_of(files[f]), O_RDWR);
         for (off_t i = 0; i < sizes[f]; i++) {
             unsigned char byte;
@@ -139,7 +137,7 @@ static void truncated_regions_are_found(void **state)
     (void)state;
     struct ql *ql;
     struct stat info;
-    make_store(path_of("store"));
+    make_store(path_of("store"), small_options());
     assert_int_equal(stat(path_of("store/region"), &info), 0);
     for (off_t size = info.st_size - 64; size >= 0; size -= size > 4096 ? 4096 : 64) {
         assert_int_equal(truncate(path_of("store/region"), size), 0);
